@@ -1,0 +1,29 @@
+# Each target makes .venv first if it is missing or older than pyproject.toml.
+PYTHON ?= python3
+# Set to the address of an index of CPU-only PyTorch wheels to install torch from there.
+TORCH_INDEX ?=
+BIN := .venv/bin
+QUIET := HF_HUB_OFFLINE=1 FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test check clean
+demo: .venv/ready
+	$(QUIET) $(BIN)/sotto simulate --out runs/demo
+
+test: .venv/ready
+	$(QUIET) $(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Sotto needs Python 3.11 or newer; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) -c constraints.txt torch)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,74 @@
+"""Randomness that nobody can guess: who gets a unit drawn, and the noise.
+
+A ChaCha20 keystream under a 256-bit key becomes 53-bit uniforms, these become float64 Gaussians by
+Box-Muller, and four of those are added and halved, so that the gaps between floating-point numbers do not
+betray the noise (Holohan and Braghin 2021, https://arxiv.org/abs/2107.10138, section 5.1).
+
+`torch.Generator` on the CPU keeps 32 bits of its seed and is never used here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+
+Floats = npt.NDArray[np.float64]
+
+# The block counter of ChaCha20 has 32 bits: 2^32 blocks of 64 bytes.
+_STREAM_LIMIT = 2**38
+
+
+class Keystream:
+    """Numbers from one key. A key serves one attempt at one round and is then forgotten.
+
+    Args:
+        key: 32 bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._encryptor = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
+        self._used = 0
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a keystream is never serialized: a copy would repeat the noise")
+
+    def uniforms(self, count: int) -> Floats:
+        """Float64 numbers in (0, 1): odd multiples of 2⁻⁵⁴, each of 2⁵³ values equally likely."""
+        size = 8 * count
+        self._used += size
+        if self._used > _STREAM_LIMIT:
+            raise OverflowError("the keystream of this round is used up")
+        words = np.frombuffer(self._encryptor.update(bytes(size)), dtype="<u8")
+        numbers: Floats = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        return numbers
+
+    def gaussians(self, count: int) -> Floats:
+        """Standard normal float64 numbers, each half the sum of four draws."""
+        total = np.zeros(count + count % 2)
+        half = len(total) // 2
+        for _ in range(4):
+            radius = np.sqrt(-2.0 * np.log(self.uniforms(half)))
+            angle = 2.0 * np.pi * self.uniforms(half)
+            total[:half] += radius * np.cos(angle)
+            total[half:] += radius * np.sin(angle)
+        return total[:count] / 2.0
+
+
+class Entropy(Protocol):
+    """Where the keystream of each attempt comes from."""
+
+    def stream(self, organization: str, run: str, round_number: int) -> Keystream:
+        """A keystream for one attempt at one round."""
+
+
+class SystemEntropy:
+    """A new 256-bit key from the operating system for every attempt; what it is for does not matter."""
+
+    def stream(self, organization: str, run: str, round_number: int) -> Keystream:  # noqa: ARG002
+        """A keystream that was never used and never will be again."""
+        return Keystream(os.urandom(32))

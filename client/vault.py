@@ -1,0 +1,227 @@
+"""The vault: the boundary around one organization's records.
+
+It trusts nothing in a request. In this order: read the request, ask the policy, answer from the ledger if the
+round was settled before, check that training trains, charge the whole run, train, store the release, answer.
+Nothing before the charge reads a record's content; no refusal depends on one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from client.data import EncodedRecords, encode
+from client.entropy import Entropy
+from client.ledger import Ledger, Reservation
+from client.policy import Organization
+from client.private import GuaranteeError, Step, train
+from client.verification import verify_training
+from common.accounting import epsilon, total
+from common.adapter import Adapter, AdapterError, from_bytes, subtract, to_bytes
+from common.errors import InputError, Refused
+from common.model import LoraModel
+from common.plan import Plan
+from common.protocol import Description, Lifetime, Release, Statement, TrainRequest
+from common.records import Record
+from common.tasks import make_task
+
+_log = logging.getLogger(__name__)
+
+ModelLoader = Callable[[str, Plan], LoraModel]
+
+# Relative difference from a plain loop that the base model's precision explains.
+_GRADIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What one plan needs, kept from round to round."""
+
+    model: LoraModel
+    records: EncodedRecords
+
+
+class Vault:
+    """Guards the records of one organization; see the module's text.
+
+    Args:
+        organization: its file: policy, public numbers.
+        records: the private records.
+        ledger: its ledger; the vault is the only writer.
+        load_model: gives the base model of a folder with a plan's LoRA layers.
+        entropy: where keystreams come from. Only simulations and tests pass anything but `SystemEntropy`.
+        boundary: what separates the records from the network, as the statements say it.
+    """
+
+    def __init__(
+        self,
+        organization: Organization,
+        records: list[Record],
+        ledger: Ledger,
+        load_model: ModelLoader,
+        entropy: Entropy,
+        boundary: str,
+    ) -> None:
+        self._organization = organization
+        self._records = records
+        self._ledger = ledger
+        self._load_model = load_model
+        self._entropy = entropy
+        self._boundary = boundary
+        self._prepared: dict[str, _Prepared] = {}
+
+    def describe(self) -> Description:
+        """Name, unit and public size."""
+        data = self._organization.data
+        return Description(self._organization.name, data.unit, data.public_size)
+
+    def train(self, request: TrainRequest) -> Release:
+        """Train one round and release the noised update.
+
+        The same request again gets the stored release, and costs nothing.
+
+        Raises:
+            Refused: with a reason code of `common.protocol.REASONS`; nothing was released.
+        """
+        plan = self._read_plan(request)
+        stored = self._ledger.released(request.run, request.round, request.digest())
+        if stored is not None:
+            return Release(stored)
+        reservation = self._reservation(request, plan)
+        prepared = self._prepare(plan, request.fingerprint)
+        adapter = self._read_adapter(request, prepared.model)
+        self._ledger.reserve(reservation, self._cap())
+        # A run keeps the mechanism that it was charged for, also if the policy has changed since.
+        charged = self._ledger.find(request.run)
+        assert charged is not None
+        try:
+            update = self._train(plan, charged, prepared, adapter, request)
+        except Exception:
+            # Whatever it is, its text stays at home: it may hold values of records.
+            _log.exception("round %d of %s failed", request.round, request.run)
+            raise Refused("training-failed", f"round {request.round} of {request.run}") from None
+        release = Release(to_bytes(update))
+        self._ledger.settle(
+            request.run, request.round, request.digest(), plan.training.local_steps, release.update
+        )
+        return release
+
+    def statement(self, run: str) -> Statement:
+        """What a run costs this organization, from the ledger.
+
+        Raises:
+            Refused: the run was never reserved here.
+        """
+        reservation = self._ledger.find(run)
+        if reservation is None:
+            raise Refused("malformed-request", f"run {run[:80]} was never reserved here")
+        data, policy = self._organization.data, self._organization.policy
+        spent = float(total(cost for cost, _ in self._ledger.spent_by_run()))
+        return Statement(
+            organization=self._organization.name,
+            run=run,
+            plan=reservation.plan,
+            fingerprint=reservation.fingerprint,
+            unit=data.unit,
+            public_size=data.public_size,
+            mechanisms=(reservation.mechanism,),
+            epsilon=reservation.epsilon,
+            delta=reservation.delta,
+            lifetime=Lifetime(spent, policy.max_epsilon, policy.max_delta),
+            boundary=self._boundary,
+        )
+
+    def _cap(self) -> tuple[float, float]:
+        return self._organization.policy.max_epsilon, self._organization.policy.max_delta
+
+    def _read_plan(self, request: TrainRequest) -> Plan:
+        try:
+            plan = Plan.from_canonical(request.plan)
+        except InputError as error:
+            raise Refused("malformed-request", str(error)) from None
+        if not 1 <= request.round <= plan.training.rounds:
+            raise Refused(
+                "malformed-request", f"round = {request.round}; the plan has {plan.training.rounds} rounds"
+            )
+        if not 1 <= len(request.run) <= 80 or not request.run.isascii() or not request.run.isprintable():
+            raise Refused("malformed-request", "the run's id should be at most 80 printable characters")
+        return plan
+
+    def _reservation(self, request: TrainRequest, plan: Plan) -> Reservation:
+        mechanism = self._organization.mechanism(plan)
+        return Reservation(
+            run=request.run,
+            plan=plan.digest(),
+            fingerprint=request.fingerprint,
+            mechanism=mechanism,
+            epsilon=epsilon(mechanism, plan.privacy.delta),
+            delta=plan.privacy.delta,
+            rounds=plan.training.rounds,
+        )
+
+    def _prepare(self, plan: Plan, fingerprint: str) -> _Prepared:
+        """Model and records for a plan; checks before any spend that training trains."""
+        folder = self._organization.model_folder(plan)
+        if plan.digest() not in self._prepared:
+            try:
+                model = self._load_model(folder, plan)
+                task = make_task(plan.task, model.tokenizer)
+            except InputError as error:
+                raise Refused("policy", str(error)) from None
+            tolerance = _GRADIENT_TOLERANCE[plan.model.dtype]
+            try:
+                verify_training(model.module, model.trained_parameters(), task, tolerance)
+            except GuaranteeError as error:
+                # Made of made-up examples only, so that its text may leave.
+                raise Refused("not-trainable", str(error)) from None
+            self._prepared = {plan.digest(): _Prepared(model, encode(self._records, task))}
+        prepared = self._prepared[plan.digest()]
+        if prepared.model.fingerprint != fingerprint:
+            raise Refused(
+                "model-differs",
+                f"model.base = {plan.model.base!r}: the coordinator's begins {fingerprint[:12]!r}, "
+                f"ours {prepared.model.fingerprint[:12]!r}",
+            )
+        return prepared
+
+    def _read_adapter(self, request: TrainRequest, model: LoraModel) -> Adapter:
+        try:
+            return from_bytes(request.adapter, model.trained_shapes)
+        except AdapterError as error:
+            raise Refused("malformed-request", f"the adapter: {error}") from None
+
+    def _train(
+        self, plan: Plan, charged: Reservation, prepared: _Prepared, adapter: Adapter, request: TrainRequest
+    ) -> Adapter:
+        model = prepared.model
+        model.load(adapter)
+        parameters = model.trained_parameters()
+        step = Step(
+            sample_rate=charged.mechanism.sample_rate,
+            batch_size=plan.training.batch_size,
+            clipping_norm=plan.privacy.clipping_norm,
+            noise_multiplier=charged.mechanism.noise_multiplier,
+            max_tokens=self._organization.vault.max_tokens,
+        )
+        train(
+            model.module,
+            parameters,
+            make_task(plan.task, model.tokenizer),
+            prepared.records.units,
+            step,
+            plan.training.local_steps,
+            make_optimizer(plan, list(parameters.values())),
+            self._entropy.stream(self._organization.name, request.run, request.round),
+        )
+        return subtract(model.adapter(), adapter)
+
+
+def make_optimizer(plan: Plan, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """The local optimizer of a plan, without any state."""
+    training = plan.training
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=training.learning_rate, momentum=training.momentum)
+    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=0.0)

@@ -1,0 +1,201 @@
+"""What a mechanism costs, and the noise that a cost needs. Pure functions; no history is kept here.
+
+Adjacency is add-or-remove of one unit. Every ε that leaves this file is an upper bound and is rounded up;
+every noise multiplier is rounded up. The history of an organization is its ledger, nothing else.
+
+Not covered: composition of runs whose parameters were chosen after seeing earlier releases. The PRV
+composition here is valid only for parameters fixed beforehand, as within one run. Across runs use
+`within_lifetime`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from opacus.accountants import PRVAccountant, RDPAccountant
+
+Accountant = Literal["prv", "rdp"]
+
+# PRV's result is an upper bound; this is how far above the true ε it may lie.
+_EPSILON_ERROR = 0.001
+_COARSE_ERROR = 0.02
+_SIGMA_GRID = Decimal("0.001")
+_EPSILON_DIGITS = Decimal("0.0001")
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """Steps of the Gaussian mechanism on a Poisson sample, as DP-SGD makes them.
+
+    Attributes:
+        sample_rate: q, the probability of each unit to be in a step, in (0, 1].
+        noise_multiplier: σ, the noise's standard deviation divided by the clipping norm.
+        steps: how many steps.
+    """
+
+    sample_rate: float
+    noise_multiplier: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample_rate <= 1:
+            raise ValueError(f"sample_rate = {self.sample_rate}: it should be above 0 and at most 1")
+        if not (self.noise_multiplier > 0 and math.isfinite(self.noise_multiplier)):
+            raise ValueError(f"noise_multiplier = {self.noise_multiplier}: it should be above 0 and finite")
+        if type(self.steps) is not int or self.steps < 1:
+            raise ValueError(f"steps = {self.steps!r}: it should be an integer of at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As statements and reports write it."""
+        return {"kind": "poisson-gaussian", **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Mechanism:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: another kind of mechanism, missing or impossible values. The unknown is never skipped.
+        """
+        if values.get("kind") != "poisson-gaussian":
+            raise ValueError(f"unknown kind of mechanism: {values.get('kind')!r}")
+        try:
+            return cls(values["sample_rate"], values["noise_multiplier"], values["steps"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a mechanism: {values!r}") from error
+
+
+def sample_rate(batch_size: int, public_size: int) -> float:
+    """Q = batch_size / public_size, both public.
+
+    Raises:
+        ValueError: q would be above 1.
+    """
+    if batch_size > public_size:
+        raise ValueError(f"batch_size = {batch_size} is above public_size = {public_size}")
+    return batch_size / public_size
+
+
+@lru_cache(maxsize=512)
+def epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "prv") -> float:
+    """The ε of a mechanism at δ, rounded up to four decimals.
+
+    Args:
+        mechanism: fixed before it runs.
+        delta: δ in (0, 1).
+        accountant: "prv" (Gopi, Lee and Wutschitz 2021, https://arxiv.org/abs/2106.02848), tight to 0.001;
+            or "rdp" (Mironov, Talwar and Zhang 2019, https://arxiv.org/abs/1908.10530), looser.
+
+    Returns:
+        An upper bound of ε for add-or-remove adjacency.
+
+    Example:
+        >>> epsilon(Mechanism(sample_rate=0.0256, noise_multiplier=0.56, steps=80), delta=1e-5)
+        7.7999
+    """
+    if not 0 < delta < 1:
+        raise ValueError(f"delta = {delta}: it should be above 0 and below 1")
+    if accountant == "prv":
+        return round_up(_prv_epsilon(mechanism, delta, _EPSILON_ERROR))
+    return round_up(_rdp_epsilon(mechanism, delta))
+
+
+def round_up(value: float) -> float:
+    """An ε rounded up to four decimals."""
+    return float(Decimal(value).quantize(_EPSILON_DIGITS, rounding=ROUND_CEILING))
+
+
+@lru_cache(maxsize=512)
+def noise_multiplier(target: float, delta: float, rate: float, steps: int) -> float:
+    """The smallest σ, in steps of 0.001, whose ε by PRV does not pass a target.
+
+    Args:
+        target: ε of the run, above 0.
+        delta: δ of the run.
+        rate: q, in (0, 1].
+        steps: rounds × local steps.
+
+    Raises:
+        ValueError: no σ up to 10,000 reaches the target.
+
+    Example:
+        >>> noise_multiplier(8.0, 1e-5, 0.0256, 80)
+        0.555
+    """
+
+    def cost(grid: int, error: float) -> float:
+        return _prv_epsilon(Mechanism(rate, float(grid * _SIGMA_GRID), steps), delta, error)
+
+    # RDP bounds from above, so its σ is enough; PRV is slow far below the answer, so the search starts there.
+    high = _rdp_grid(target, delta, rate, steps)
+    low = high
+    while low > 1 and cost(low, _COARSE_ERROR) <= target:
+        high, low = low, max(1, int(low * 0.93))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(middle, _COARSE_ERROR) <= target else (middle, high)
+    # The coarse answer is too large by a hair at most: walk down with the exact bound.
+    while high > 1 and round_up(cost(high - 1, _EPSILON_ERROR)) <= target:
+        high -= 1
+    while round_up(cost(high, _EPSILON_ERROR)) > target:
+        high += 1
+    return float(high * _SIGMA_GRID)
+
+
+def _rdp_grid(target: float, delta: float, rate: float, steps: int) -> int:
+    """A σ, counted in grid steps, that suffices by RDP."""
+    low, high = 0, 1024
+    while _rdp_epsilon(Mechanism(rate, float(high * _SIGMA_GRID), steps), delta) > target:
+        low, high = high, high * 2
+        if high * _SIGMA_GRID > 10_000:
+            raise ValueError(f"epsilon = {target} at delta = {delta} cannot be reached with any noise")
+    while high - low > max(1, low // 200):
+        middle = (low + high) // 2
+        enough = _rdp_epsilon(Mechanism(rate, float(middle * _SIGMA_GRID), steps), delta) <= target
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def _prv_epsilon(mechanism: Mechanism, delta: float, error: float) -> float:
+    accountant = PRVAccountant()
+    accountant.history = [(mechanism.noise_multiplier, mechanism.sample_rate, mechanism.steps)]
+    with np.errstate(divide="ignore"):  # at q = 1 the logarithm of 1 − q is −∞, as it should be
+        return float(accountant.get_epsilon(delta, eps_error=error))
+
+
+def _rdp_epsilon(mechanism: Mechanism, delta: float) -> float:
+    accountant = RDPAccountant()
+    accountant.history = [(mechanism.noise_multiplier, mechanism.sample_rate, mechanism.steps)]
+    with warnings.catch_warnings():
+        # A better order may lie beyond the fixed ones: then this bound is loose, not wrong.
+        warnings.filterwarnings("ignore", message="Optimal order is the")
+        return float(accountant.get_epsilon(delta))
+
+
+def within_lifetime(
+    spent: Iterable[tuple[float, float]], next_run: tuple[float, float], cap: tuple[float, float]
+) -> bool:
+    """Whether one more run stays inside the lifetime cap.
+
+    Basic composition as a privacy filter: Σε and Σδ of the runs. It stays valid when each run's parameters are
+    chosen after seeing all earlier releases (Rogers, Roth, Ullman and Vadhan 2016,
+    https://arxiv.org/abs/1605.08294), which PRV and PLD composition does not.
+
+    Args:
+        spent: (ε, δ) of every run reserved so far.
+        next_run: (ε, δ) of the run that asks.
+        cap: (ε, δ) over all runs, for ever.
+    """
+    runs = [*spent, next_run]
+    return all(total([run[axis] for run in runs]) <= Decimal(repr(cap[axis])) for axis in (0, 1))
+
+
+def total(values: Iterable[float]) -> Decimal:
+    """An exact decimal sum: ten times 0.1 is 1, so that a budget can be spent to its last digit."""
+    return sum((Decimal(repr(value)) for value in values), Decimal(0))

@@ -1,0 +1,119 @@
+"""The adapter: LoRA tensors by name, as plain arrays, and as safetensors bytes.
+
+Names are PEFT's own, as in `adapter_model.safetensors`. Nothing here knows a model, Flower or a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load as read_safetensors
+from safetensors.numpy import save as write_safetensors
+
+Adapter = dict[str, npt.NDArray[np.float32]]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class AdapterError(ValueError):
+    """Bytes that are not the adapter they should be. The text holds names and shapes, never values."""
+
+
+def to_bytes(adapter: Adapter) -> bytes:
+    """Safetensors bytes; equal adapters have equal bytes, and the size depends on names and shapes only."""
+    data: bytes = write_safetensors({name: np.ascontiguousarray(adapter[name]) for name in sorted(adapter)})
+    return data
+
+
+def from_bytes(data: bytes, shapes: Shapes) -> Adapter:
+    """Read an adapter that came from outside.
+
+    Args:
+        data: safetensors bytes.
+        shapes: the exact names and shapes that it must have.
+
+    Raises:
+        AdapterError: not safetensors, or `check` fails.
+    """
+    _check_header(data, shapes)
+    try:
+        adapter: Adapter = read_safetensors(data)
+    except Exception as error:  # the parser raises errors of several libraries; each means the same here
+        raise AdapterError(f"not a safetensors file ({type(error).__name__})") from None
+    check(adapter, shapes)
+    return adapter
+
+
+def _check_header(data: bytes, shapes: Shapes) -> None:
+    """Refuse what announces another size before anything of that size is allocated."""
+    payload = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
+    length = int.from_bytes(data[:8], "little")
+    if len(data) != 8 + length + payload:
+        raise AdapterError(f"{len(data)} bytes with a header of {length}; {payload} bytes of tensors were due")
+    try:
+        header: Any = json.loads(data[8 : 8 + length])
+        dtypes = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise AdapterError("not a safetensors file (header)") from None
+    if dtypes - {"F32"}:
+        raise AdapterError(f"tensors of type {sorted(map(str, dtypes))}; all should be F32")
+
+
+def check(adapter: Mapping[str, npt.NDArray[Any]], shapes: Shapes) -> None:
+    """Make sure of the exact names, shapes, type float32, and finite values.
+
+    Raises:
+        AdapterError: the first difference.
+    """
+    for name in sorted(shapes.keys() | adapter.keys()):
+        if name not in adapter:
+            raise AdapterError(f"tensor {name} is missing")
+        if name not in shapes:
+            raise AdapterError(f"tensor {name[:200]!r} does not belong to this adapter")
+        tensor = adapter[name]
+        if tensor.dtype != np.float32:
+            raise AdapterError(f"tensor {name} has type {tensor.dtype}; it should be float32")
+        if tensor.shape != tuple(shapes[name]):
+            raise AdapterError(f"tensor {name} has shape {tensor.shape}; it should be {tuple(shapes[name])}")
+        if not np.isfinite(tensor).all():
+            raise AdapterError(f"tensor {name} is not finite")
+
+
+def initial(shapes: Shapes, seed: int) -> Adapter:
+    """The adapter before any training: A uniform in ±1/√fan_in (PEFT's default), B zero.
+
+    Philox keyed by the seed and the tensor's name draws the same A for everybody, whatever machine, device or
+    version of torch, so that a shared A never has to be sent.
+
+    Args:
+        shapes: A is (rank, fan_in), B is (fan_out, rank).
+        seed: `lora.seed` of the plan; public.
+    """
+    adapter: Adapter = {}
+    for name, shape in shapes.items():
+        if is_b(name):
+            adapter[name] = np.zeros(shape, np.float32)
+            continue
+        key = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        uniform = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little"))).random(shape)
+        adapter[name] = ((2 * uniform - 1) / np.sqrt(shape[1])).astype(np.float32)
+    return adapter
+
+
+def is_b(name: str) -> bool:
+    """Whether a tensor is a B matrix, the half that starts at zero."""
+    return ".lora_B." in name
+
+
+def trained(shapes: Shapes, method: str) -> dict[str, tuple[int, ...]]:
+    """The tensors that an aggregation method trains and sends: B for "ffa", A and B for the others."""
+    return {name: shape for name, shape in shapes.items() if method != "ffa" or is_b(name)}
+
+
+def subtract(left: Adapter, right: Adapter) -> Adapter:
+    """Left − right, tensor by tensor."""
+    return {name: left[name] - right[name] for name in left}

@@ -1,0 +1,239 @@
+"""The plan: what all participants agree on before a run.
+
+`agreement` is the part that every organization is bound by; its canonical bytes and their SHA-256 are in
+every request. `[evaluation]` and `[simulation]` concern the coordinator alone and stand outside it, so
+nothing in them can change what an organization does with its records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import string
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
+
+from common.errors import InputError
+from common.settings import Section, load, resolve, validate
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
+
+
+class Model(Section):
+    """The base model. All participants must hold the same weights: a fingerprint is compared."""
+
+    base: str = Field(min_length=1, examples=["HuggingFaceTB/SmolLM2-135M"])
+    """A name that each organization maps to a local folder, or a folder relative to this file."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The precision of the frozen base weights; the adapter is always float32."""
+
+
+class Task(Section):
+    """How a record becomes an example, and what its loss is."""
+
+    kind: Literal["causal-lm"] = "causal-lm"
+    """causal-lm: predict each next token of the text."""
+    max_length: int = Field(default=256, ge=2, le=1_000_000)
+    """Tokens of an example at most; what is longer is cut."""
+    template: str = Field(default="{text}", examples=["{text}"])
+    """The text of a record, its fields in braces. A record without one of the fields contributes nothing."""
+
+    @field_validator("template")
+    @classmethod
+    def _names_plain_fields(cls, value: str) -> str:
+        try:
+            parts = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(value)]
+        except ValueError as error:
+            raise ValueError(f"not a template: {error}") from None
+        fields = [part for part in parts if part[0] is not None]
+        if not fields:
+            raise ValueError("it should name at least one field, as in '{text}'")
+        for name, spec, conversion in fields:
+            # Attribute and index access would reach beyond the record's own fields.
+            if not name or not name.isidentifier() or spec or conversion:
+                raise ValueError(f"{name!r} should be the plain name of a field")
+        return value
+
+    @property
+    def fields(self) -> list[str]:
+        """The record fields that the template uses."""
+        return [name for _, name, _, _ in string.Formatter().parse(self.template) if name]
+
+
+class Lora(Section):
+    """Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
+
+    rank: int = Field(default=8, ge=1, le=1024)
+    """Rank of every adapted layer."""
+    alpha: float = Field(default=16.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Layers to adapt: "all-linear" (all but the output layer), or a list of names."""
+    seed: int = Field(default=0, ge=0)
+    """Draws the initial A matrices, the same for everybody; public. B starts at zero."""
+
+
+class Training(Section):
+    """What each organization does in a round."""
+
+    rounds: PositiveInt = Field(examples=[20])
+    """Rounds of the run."""
+    local_steps: PositiveInt = 4
+    """DP-SGD steps of an organization in a round."""
+    batch_size: PositiveInt = Field(examples=[256])
+    """Expected units in a step of one organization: public. The sample rate is this / public_size."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Of the organization's optimizer."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Fresh in every round; it sees noised gradients only."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Of sgd."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: slower, much less memory."""
+
+
+class Federation(Section):
+    """Who has to take part."""
+
+    min_organizations: PositiveInt = 2
+    """A round counts only if at least so many answered."""
+    round_timeout: float = Field(default=600.0, gt=0)
+    """Seconds to wait for the answers of a round."""
+
+
+class Aggregation(Section):
+    """How the updates of a round become one."""
+
+    method: Literal["ffa", "fedavg"] = "ffa"
+    """ffa: only B is trained, A stays as drawn and shared, so that averaging is exact (Sun et al. 2024,
+    https://arxiv.org/abs/2403.12313). fedavg: A and B are trained and averaged separately."""
+    weights: Literal["equal", "public-size"] = "equal"
+    """Equal weights carry the least noise; public-size weighs by the published sizes."""
+
+
+class Privacy(Section):
+    """What the run costs each organization. Each vault computes its own noise from these."""
+
+    unit: Literal["example"] = "example"
+    """What is protected: one record, added or removed."""
+    epsilon: float = Field(gt=0, le=100, examples=[8.0])
+    """ε of this run, for each organization. Above 10 it protects little."""
+    delta: float = Field(gt=0, lt=1, examples=[1e-5])
+    """δ of this run; must be below 1 / public_size of every organization."""
+    clipping_norm: float = Field(default=1.0, gt=0)
+    """C: no record's gradient has a larger L2 norm."""
+
+
+class Evaluation(Section):
+    """Public data held by the coordinator; never seen by an organization, never private."""
+
+    data: str | None = None
+    """JSON Lines (.jsonl, .jsonl.gz) on which the model is evaluated after every round."""
+    prompts: list[str] = []
+    """Prompts to be answered before and after the run."""
+
+
+class Simulation(Section):
+    """Read by `sotto simulate` only: one public file is dealt to simulated organizations."""
+
+    data: str | None = Field(default=None, examples=["records.jsonl"])
+    """Records of all simulated organizations: JSON Lines (.jsonl, .jsonl.gz)."""
+    partition: Literal["iid", "dirichlet", "field"] = "iid"
+    """iid: at random. dirichlet: by the values of `field`, unevenly. field: one organization a value."""
+    field: str | None = None
+    """The record field for "dirichlet" and "field"."""
+    organizations: PositiveInt = 4
+    """How many, for "iid" and "dirichlet"."""
+    alpha: float = Field(default=0.5, gt=0)
+    """Concentration of the Dirichlet distribution; small is uneven."""
+    seed: int = Field(default=0, ge=0)
+    """Of the partition."""
+    noise_seed: int | None = Field(default=None, ge=0, examples=[0])
+    """Makes sampling and noise repeatable, for tests. Whoever knows the seed can take the noise off."""
+
+
+class Plan(Section):
+    """A plan of Sotto: what all participants agree on before a run. Paths are relative to this file."""
+
+    name: Name = Field(examples=["triage"])
+    """Begins the run's id: lower-case letters, digits and hyphens, at most 40."""
+    model: Model
+    task: Task = Task()
+    lora: Lora = Lora()
+    training: Training
+    federation: Federation = Federation()
+    aggregation: Aggregation = Aggregation()
+    privacy: Privacy
+    evaluation: Evaluation = Evaluation()
+    simulation: Simulation = Simulation()
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @model_validator(mode="after")
+    def _partition_has_its_field(self) -> Plan:
+        if self.simulation.partition != "iid" and self.simulation.field is None:
+            raise ValueError(
+                f'simulation.field is missing: partition = "{self.simulation.partition}" needs the record field'
+            )
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Read a plan file.
+
+        Raises:
+            InputError: one line on the first thing that is wrong in it.
+        """
+        plan = load(path, cls)
+        plan._folder = path.absolute().parent
+        return plan
+
+    @classmethod
+    def from_canonical(cls, data: bytes) -> Plan:
+        """The plan whose `canonical` bytes these are; sections outside the agreement are at their defaults.
+
+        Raises:
+            InputError: they are not the canonical bytes of any plan.
+        """
+        try:
+            values = json.loads(data)
+        except (UnicodeDecodeError, ValueError, RecursionError):
+            raise InputError("the plan in the request: not JSON") from None
+        if not isinstance(values, dict):
+            raise InputError("the plan in the request: not a table")
+        plan = validate(values, cls, "the plan in the request")
+        if plan.canonical() != data:
+            raise InputError("the plan in the request: not in canonical form")
+        return plan
+
+    def agreement(self) -> dict[str, Any]:
+        """The sections that bind every participant, defaults filled in."""
+        return self.model_dump(mode="json", exclude={"evaluation", "simulation"})
+
+    def canonical(self) -> bytes:
+        """The agreement as JSON: sorted keys, no spaces, UTF-8. Equal agreements have equal bytes."""
+        text = json.dumps(self.agreement(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return text.encode()
+
+    def digest(self) -> str:
+        """SHA-256 of `canonical`, in hexadecimal."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    def path(self, text: str) -> Path:
+        """A path of this plan, made absolute."""
+        return resolve(text, self._folder)
+
+    def base_folder(self) -> str:
+        """Where the coordinator finds the base model: a folder beside the plan, else the name as it is."""
+        folder = self.path(self.model.base)
+        return str(folder) if folder.is_dir() else self.model.base
+
+    def to_toml(self) -> str:
+        """The plan as it runs: defaults filled in, the coordinator's own paths made absolute."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        for section in ("evaluation", "simulation"):
+            if "data" in values[section]:
+                values[section]["data"] = str(self.path(values[section]["data"]))
+        return tomli_w.dumps(values)

@@ -1,0 +1,147 @@
+"""TOML files as frozen, typed objects; what is wrong in one as one line; a commented file from the types.
+
+Every file that a user writes (a plan, an organization) is a `Section` of `Section`s. The text under a field
+is its documentation: `template` writes it into the file that `sotto init` makes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import textwrap
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from common.errors import InputError
+
+
+class Section(BaseModel):
+    """A table of a TOML file: frozen, exact types, unknown keys refused, no NaN or infinity."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+S = TypeVar("S", bound=Section)
+
+
+def load(path: Path, kind: type[S]) -> S:
+    """Read a TOML file into its type.
+
+    Raises:
+        InputError: the file is not there, is not TOML, or does not fit the type; one line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text: {error}") from None
+    try:
+        return validate(tomllib.loads(text), kind, str(path))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+
+
+def validate(values: dict[str, Any], kind: type[S], source: str) -> S:
+    """Check values against their type.
+
+    Args:
+        values: nested tables, as a TOML or JSON parser gives them.
+        kind: what they should be.
+        source: where they came from; begins the error's line.
+
+    Raises:
+        InputError: the first thing that is wrong, its value, and what would be right.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        # An unknown key is often a misspelt one whose proper name is then missing: name the cause first.
+        details = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+        more = "" if len(details) == 1 else f" (and {len(details) - 1} more)"
+        raise InputError(f"{source}: {_explain(details[0], kind)}{more}") from None
+
+
+def _explain(detail: ErrorDetails, kind: type[Section]) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        table, key = detail["loc"][:-1], str(detail["loc"][-1])
+        known = list(_section_at(kind, table).model_fields)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        where = f"[{'.'.join(str(part) for part in table)}]" if table else "the file"
+        return f"{where} has no key {key!r}; {hint}"
+    if detail["type"] == "missing":
+        return f"{place} is missing"
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+    if isinstance(detail["input"], dict):
+        return f"{place}: {message}" if place else message
+    return f"{place} = {detail['input']!r}: {message}"
+
+
+def _section_at(kind: type[Section], location: tuple[int | str, ...]) -> type[Section]:
+    for part in location:
+        inner = _section_type(kind.model_fields[str(part)])
+        assert inner is not None
+        kind = inner
+    return kind
+
+
+def _section_type(field: FieldInfo) -> type[Section] | None:
+    """The `Section` that a field holds, also when it is optional."""
+    for candidate in (field.annotation, *get_args(field.annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def template(kind: type[Section]) -> str:
+    """A commented TOML file with every key of a type: examples for what has no default, else the default."""
+    lines = _comment(kind.__doc__ or "")
+    tables = []
+    for name, field in kind.model_fields.items():
+        inner = _section_type(field)
+        example = field.examples[0] if field.examples else None
+        if isinstance(example, dict):
+            tables += ["", *_comment(field.description or ""), f"[{name}]", tomli_w.dumps(example).strip()]
+        elif inner is None:
+            lines += ["", *_entry(name, field)]
+        else:
+            tables += ["", *_comment(inner.__doc__ or ""), f"[{name}]"]
+            for key, value in inner.model_fields.items():
+                tables += _entry(key, value)
+    return "\n".join(lines + tables) + "\n"
+
+
+def _entry(name: str, field: FieldInfo) -> list[str]:
+    value = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
+    assert value is not PydanticUndefined, f"{name} needs a default or an example"
+    optional = field.default is None and not field.is_required()
+    text = "..." if value is None else tomli_w.dumps({name: value}).strip().removeprefix(f"{name} = ")
+    return [*_comment(field.description or ""), f"{'# ' if optional else ''}{name} = {text}"]
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(" ".join(text.split()), 98)]
+
+
+def resolve(text: str, folder: Path) -> Path:
+    """A path as a file means it: variables such as `${SOTTO_SHARED}` filled in, relative to its folder.
+
+    Raises:
+        InputError: it names a variable that is not set.
+    """
+    missing = [name for name in re.findall(r"\$\{(\w+)\}", text) if name not in os.environ]
+    if missing:
+        raise InputError(f"{text}: the environment variable {missing[0]} is not set")
+    filled = re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], text)
+    return (folder / Path(filled).expanduser()).absolute()

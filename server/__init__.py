@@ -1,0 +1,1 @@
+"""Where nobody's records are: the rounds, aggregation, and what the result is for."""

@@ -1,0 +1,65 @@
+"""The progress of a run on a terminal: rounds, time left, ε, and the last public metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from common.plan import Plan
+from server.rounds import Observer
+from server.run_directory import RoundLine
+
+
+class ProgressBar(Observer):
+    """A bar that moves with every answer; use it as a context.
+
+    Args:
+        plan: of the run.
+        private: whether the run has an ε to show.
+        console: where to draw.
+    """
+
+    def __init__(self, plan: Plan, private: bool, console: Console) -> None:
+        self._plan = plan
+        cost = f"ε ≤ {plan.privacy.epsilon:g}, δ = {plan.privacy.delta:g}" if private else "[red]no privacy[/red]"
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("rounds"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn(cost),
+            TextColumn("[cyan]{task.fields[metric]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("rounds", total=plan.training.rounds, metric="", start=False)
+        self._share = 1.0
+        self._completed = 0
+
+    def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def started(self, organizations: Iterable[str], completed: int) -> None:
+        """Begin at the rounds that were completed earlier."""
+        self._share = 1 / max(1, len(list(organizations)))
+        self._completed = completed
+        self._progress.start_task(self._task)
+        self._progress.update(self._task, completed=completed)
+
+    def answered(self, organization: str) -> None:  # noqa: ARG002 - the bar names nobody
+        """An answer is a share of a round."""
+        self._progress.advance(self._task, self._share)
+
+    def finished(self, line: RoundLine) -> None:
+        """Show the round's metric."""
+        metric = f"perplexity {line.metrics['perplexity']:.2f}" if "perplexity" in line.metrics else ""
+        self._progress.update(self._task, completed=max(line.round, self._completed), metric=metric)

@@ -1,0 +1,109 @@
+"""The result of a run: written as a PEFT folder, and loaded again for what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from common.adapter import Adapter
+from common.errors import InputError
+from common.model import LoraModel, load_base
+from common.plan import Plan
+from common.protocol import Statement
+from common.report import build_report
+from server.card import adapter_card
+from server.run_directory import RunDirectory
+
+
+def write_result(directory: RunDirectory, model: LoraModel, adapter: Adapter) -> dict[str, Any]:
+    """Write the adapter folder with its model card, and the privacy report.
+
+    Args:
+        directory: of the run.
+        model: the base model with the plan's LoRA layers.
+        adapter: the trained tensors after the last round.
+
+    Returns:
+        The privacy report.
+    """
+    statements: Sequence[Statement] = directory.statements() if directory.info.private else []
+    report = build_report(directory.info.run, statements)
+    directory.write_json("privacy/report.json", report)
+    model.load(adapter)
+    model.module.peft_config["default"].base_model_name_or_path = directory.info.base
+    model.module.save_pretrained(str(directory.adapter_folder))
+    card = adapter_card(directory.plan, directory.info, directory.rounds(), report)
+    (directory.adapter_folder / "README.md").write_text(card, encoding="utf-8")
+    return report
+
+
+def load_result(path: Path, plan: Plan | None = None) -> tuple[Any, Any, Plan | None]:
+    """A model that can be evaluated or asked, its tokenizer, and the plan it came from.
+
+    Args:
+        path: a run directory, an adapter folder in PEFT format, or a model folder in Hugging Face format.
+        plan: used where the folder holds none.
+
+    Raises:
+        InputError: it is none of these, or its run is not complete.
+    """
+    if (path / "run.json").is_file():
+        directory = RunDirectory.open(path)
+        plan = directory.plan
+        path = directory.adapter_folder
+        if not (path / "adapter_config.json").is_file():
+            raise InputError(f"{directory.path}: the run is not complete; continue it with --resume")
+    elif (path / "plan.toml").is_file():
+        plan = Plan.read(path / "plan.toml")
+    dtype = plan.model.dtype if plan else "float32"
+    if (path / "adapter_config.json").is_file():
+        base, tokenizer = load_base(_base_of(path), dtype)
+        return PeftModel.from_pretrained(base, str(path)).eval(), tokenizer, plan
+    if (path / "config.json").is_file():
+        model, tokenizer = load_base(str(path), dtype)
+        return model.eval(), tokenizer, plan
+    raise InputError(f"{path}: neither a run directory, an adapter folder nor a model folder")
+
+
+def merge(path: Path, out: Path) -> float:
+    """Add the adapter into the base model's weights, in float32, and save a Hugging Face folder.
+
+    Args:
+        path: a run directory, or an adapter folder in PEFT format.
+        out: a new folder.
+
+    Returns:
+        The largest difference between a logit of the merged and of the unmerged model, on made-up tokens.
+
+    Raises:
+        InputError: `path` holds no adapter, or `out` is not free.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is not empty; --out should be a new directory")
+    folder = RunDirectory.open(path).adapter_folder if (path / "run.json").is_file() else path
+    if not (folder / "adapter_config.json").is_file():
+        raise InputError(f"{path}: holds no adapter; it should be a complete run or a PEFT folder")
+    base, tokenizer = load_base(_base_of(folder), "float32")
+    model = PeftModel.from_pretrained(base, str(folder)).eval()
+    tokens = torch.arange(64).remainder(len(tokenizer)).view(2, 32)
+    with torch.inference_mode():
+        before = model(input_ids=tokens).logits
+        merged = model.merge_and_unload(safe_merge=True)
+        difference = float((merged(input_ids=tokens).logits - before).abs().max())
+    merged.save_pretrained(str(out))
+    tokenizer.save_pretrained(str(out))
+    for name in ("README.md", "plan.toml"):
+        source = folder / name if name == "README.md" else folder.parent / name
+        if source.is_file():
+            (out / name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    return difference
+
+
+def _base_of(adapter_folder: Path) -> str:
+    from peft import PeftConfig
+
+    return str(PeftConfig.from_pretrained(str(adapter_folder)).base_model_name_or_path)

@@ -1,0 +1,221 @@
+"""A run directory: everything that a run leaves, in the layout that the README shows.
+
+Files appear whole or not at all: they are written beside their place and moved there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from common.adapter import Adapter, Shapes, from_bytes, to_bytes, trained
+from common.errors import InputError
+from common.plan import Plan
+from common.protocol import Statement
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What `run.json` holds.
+
+    Attributes:
+        run: our own id, `name-date-8hex`; a resumed run keeps it.
+        digest: of the plan's agreement.
+        base: where the coordinator found the base model.
+        fingerprint: of the base model.
+        shapes: every LoRA tensor.
+        private: False only for `sotto simulate --no-privacy`.
+    """
+
+    run: str
+    digest: str
+    base: str
+    fingerprint: str
+    shapes: dict[str, tuple[int, ...]]
+    private: bool
+
+
+@dataclass(frozen=True)
+class RoundLine:
+    """A line of `rounds.jsonl`. Bytes are adapters, plans and names; Flower's own framing is not counted."""
+
+    round: int
+    organizations: dict[str, Any]
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def new_run_id(name: str) -> str:
+    """`name-date-8hex`."""
+    return f"{name}-{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(4)}"
+
+
+class RunDirectory:
+    """A run on disk. Make one with `create` or `open`."""
+
+    def __init__(self, path: Path, info: RunInfo, plan: Plan) -> None:
+        self.path = path
+        self.info = info
+        self.plan = plan
+        self._writer: SummaryWriter | None = None
+
+    @classmethod
+    def create(cls, path: Path, info: RunInfo, plan: Plan, initial: Adapter) -> RunDirectory:
+        """Start a run: the plan as it runs, the run's id, and round 0.
+
+        Raises:
+            InputError: the directory holds a run already; nothing is written.
+        """
+        if (path / "run.json").exists():
+            ensure_free(path)
+        path.mkdir(parents=True, exist_ok=True)
+        directory = cls(path, info, plan)
+        _write(path / "plan.toml", plan.to_toml().encode())
+        directory.write_checkpoint(0, initial)
+        # Last: a directory with run.json is complete enough to be resumed.
+        _write(path / "run.json", _json(asdict(info)))
+        return directory
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """A run that was started before.
+
+        Raises:
+            InputError: there is none.
+        """
+        try:
+            values = json.loads((path / "run.json").read_bytes())
+            values["shapes"] = {name: tuple(shape) for name, shape in values["shapes"].items()}
+            info = RunInfo(**values)
+        except FileNotFoundError:
+            raise InputError(f"{path}: holds no run; it should be the directory of an earlier run") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path / 'run.json'}: cannot be read: {error}") from None
+        return cls(path, info, Plan.read(path / "plan.toml"))
+
+    @property
+    def trained_shapes(self) -> Shapes:
+        """The tensors that travel."""
+        return trained(self.info.shapes, self.plan.aggregation.method)
+
+    @property
+    def adapter_folder(self) -> Path:
+        """The result, in PEFT format."""
+        return self.path / "adapter"
+
+    def write_checkpoint(self, number: int, adapter: Adapter) -> None:
+        """Store the adapter after a round, whole or not at all."""
+        final = self.path / "checkpoints" / f"round-{number:04d}"
+        part = final.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        _write(part / "adapter.safetensors", to_bytes(adapter))
+        _write(part / "state.json", _json({"run": self.info.run, "round": number}))
+        shutil.rmtree(final, ignore_errors=True)
+        part.replace(final)
+        _sync_folder(final.parent)
+
+    def latest_checkpoint(self) -> tuple[int, Adapter]:
+        """The last round that was completed, and the adapter after it."""
+        folders = sorted((self.path / "checkpoints").glob("round-[0-9]*[0-9]"))
+        if not folders:
+            raise InputError(f"{self.path / 'checkpoints'}: holds no checkpoint")
+        data = (folders[-1] / "adapter.safetensors").read_bytes()
+        return int(folders[-1].name.removeprefix("round-")), from_bytes(data, self.trained_shapes)
+
+    def rounds(self) -> list[RoundLine]:
+        """The lines of `rounds.jsonl`; a last line that was cut off is not counted."""
+        path = self.path / "rounds.jsonl"
+        texts = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [RoundLine(**json.loads(text)) for text in texts if text.endswith("\n")]
+
+    def forget_rounds_after(self, number: int) -> list[RoundLine]:
+        """Drop lines of rounds that have no checkpoint, before they are run again."""
+        kept = [line for line in self.rounds() if line.round <= number]
+        _write(self.path / "rounds.jsonl", "".join(_line(line) for line in kept).encode())
+        return kept
+
+    def append_round(self, line: RoundLine) -> None:
+        """Add a line to `rounds.jsonl` and to the TensorBoard files."""
+        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(_line(line))
+            file.flush()
+            os.fsync(file.fileno())
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self.path / "tensorboard"))
+        numbers = {f"public/{name}": value for name, value in line.metrics.items()}
+        numbers |= {f"round/{name}": getattr(line, name) for name in ("bytes_up", "bytes_down", "seconds")}
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, line.round)
+        self._writer.flush()
+
+    def write_statement(self, statement: Statement) -> None:
+        """Store what an organization says that the run costs it."""
+        self.write_json(f"privacy/statements/{statement.organization}.json", statement.to_dict())
+
+    def statements(self) -> list[Statement]:
+        """All stored statements, by organization."""
+        files = sorted((self.path / "privacy" / "statements").glob("*.json"))
+        return [Statement.from_dict(json.loads(file.read_bytes())) for file in files]
+
+    def write_json(self, name: str, values: Any) -> None:
+        """Write a JSON file of the run."""
+        _write(self.path / name, _json(values))
+
+    def close(self) -> None:
+        """End the TensorBoard file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def ensure_free(path: Path) -> None:
+    """Refuse a directory that holds anything.
+
+    Raises:
+        InputError: what it holds, and what to do.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file; --out should be a new directory")
+    if path.is_dir() and (path / "run.json").exists():
+        run = RunDirectory.open(path).info.run
+        raise InputError(f"{path}: already holds the run {run}; give --resume to continue it, or another --out")
+    if path.is_dir() and any(path.iterdir()):
+        raise InputError(f"{path}: is not empty; --out should be a new directory")
+
+
+def _line(line: RoundLine) -> str:
+    return json.dumps(asdict(line)) + "\n"
+
+
+def _json(values: Any) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,118 @@
+"""What a round asks and how its answers become one update, as a Flower strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from common import messages
+from common.adapter import Adapter, AdapterError, Shapes, from_bytes
+from common.errors import Refused
+from common.plan import Plan
+from common.protocol import Description, TrainRequest
+from server.aggregate import add, weighted_mean
+
+
+@dataclass
+class Outcome:
+    """How a round ended: who answered, and who did not and why."""
+
+    answered: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class LoraAveraging(Strategy):
+    """Ask every organization; average the updates that pass the screen.
+
+    Args:
+        plan: of the run.
+        run: the run's id.
+        fingerprint: of the base model.
+        shapes: the tensors that travel.
+        organizations: who is behind each node.
+
+    Attributes:
+        outcome: of the round that was aggregated last.
+    """
+
+    def __init__(
+        self, plan: Plan, run: str, fingerprint: str, shapes: Shapes, organizations: Mapping[int, Description]
+    ) -> None:
+        self._plan = plan
+        self._run = run
+        self._fingerprint = fingerprint
+        self._shapes = shapes
+        self._organizations = organizations
+        self._adapter = b""
+        self.outcome = Outcome()
+
+    def configure_train(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+    ) -> Iterable[Message]:
+        """The same request for every organization."""
+        self._adapter = messages.array_bytes(arrays)
+        request = TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, self._adapter)
+        content = messages.pack_train(request)
+        return [
+            Message(
+                content, node, messages.TRAIN, ttl=self._plan.federation.round_timeout, group_id=str(server_round)
+            )
+            for node in sorted(self._organizations)
+        ]
+
+    def aggregate_train(
+        self,
+        server_round: int,
+        replies: Iterable[Message],
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The adapter after the round; None if fewer answered than the plan needs."""
+        self.outcome = Outcome()
+        updates = self._screen(replies)
+        self.outcome.answered = sorted(updates)
+        if len(updates) < self._plan.federation.min_organizations:
+            return None, None
+        sizes = {description.organization: description.public_size for description in self._organizations.values()}
+        equal = self._plan.aggregation.weights == "equal"
+        # In the order of the names, so that the result does not depend on who answered first.
+        names = self.outcome.answered
+        mean = weighted_mean([updates[name] for name in names], [1 if equal else sizes[name] for name in names])
+        adapter = add(from_bytes(self._adapter, self._shapes), mean)
+        return messages.adapter_record(adapter), None
+
+    def _screen(self, replies: Iterable[Message]) -> dict[str, Adapter]:
+        """The updates with the exact names, shapes, types and finite values; the others are refused by name."""
+        updates: dict[str, Adapter] = {}
+        for reply in replies:
+            name = self._organizations[reply.metadata.src_node_id].organization
+            try:
+                if reply.has_error():
+                    raise Refused("training-failed", f"Flower error {reply.error.code}")
+                updates[name] = from_bytes(messages.unpack_release(reply.content).update, self._shapes)
+            except (Refused, messages.MessageError, AdapterError) as error:
+                self.outcome.refused[name] = str(error)
+        return updates
+
+    def configure_evaluate(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+    ) -> Iterable[Message]:
+        """Nothing: metrics on private data never leave, so no organization is asked for any."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Nothing, see `configure_evaluate`."""
+        return None
+
+    def summary(self) -> None:
+        """Nothing: the run directory holds the plan."""

@@ -1,0 +1,72 @@
+"""The same training without privacy, to see what privacy costs. It exists in simulations only.
+
+No clipping, no noise, no ledger. It is no vault: nothing that speaks a vault's protocol over a network can be
+made to train like this.
+"""
+
+from __future__ import annotations
+
+from client.data import EncodedRecords
+from client.entropy import Entropy
+from client.policy import Organization
+from client.private import micro_batches, poisson_sample
+from client.vault import make_optimizer
+from common.accounting import sample_rate
+from common.adapter import from_bytes, subtract, to_bytes
+from common.errors import Refused
+from common.model import LoraModel
+from common.plan import Plan
+from common.protocol import Description, Release, Statement, TrainRequest
+from common.tasks import make_task
+
+
+class OpenTrainer:
+    """Answers like a vault, with updates that protect nobody.
+
+    Args:
+        organization: name and public size.
+        records: encoded.
+        model: the base model with the plan's LoRA layers.
+        plan: of the run.
+        entropy: draws the samples.
+    """
+
+    def __init__(
+        self, organization: Organization, records: EncodedRecords, model: LoraModel, plan: Plan, entropy: Entropy
+    ) -> None:
+        self._organization = organization
+        self._records = records
+        self._model = model
+        self._plan = plan
+        self._entropy = entropy
+
+    def describe(self) -> Description:
+        """Name, unit and public size."""
+        data = self._organization.data
+        return Description(self._organization.name, data.unit, data.public_size)
+
+    def train(self, request: TrainRequest) -> Release:
+        """The vault's steps on the same kind of sample, with the plain gradient."""
+        plan, model = self._plan, self._model
+        before = from_bytes(request.adapter, model.trained_shapes)
+        model.load(before)
+        parameters = list(model.trained_parameters().values())
+        optimizer = make_optimizer(plan, parameters)
+        task = make_task(plan.task, model.tokenizer)
+        stream = self._entropy.stream(self._organization.name, request.run, request.round)
+        rate = sample_rate(plan.training.batch_size, self._organization.data.public_size)
+        for _ in range(plan.training.local_steps):
+            sample = poisson_sample(self._records.units, rate, stream)
+            for parameter in parameters:
+                parameter.grad = None
+            for batch in micro_batches(sample, self._organization.vault.max_tokens):
+                loss = task.losses(model.module, batch).sum() / plan.training.batch_size
+                loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        for parameter in parameters:
+            parameter.grad = None
+        return Release(to_bytes(subtract(model.adapter(), before)))
+
+    def statement(self, run: str) -> Statement:
+        """There is none: ε is infinite."""
+        raise Refused("policy", f"run {run} has no privacy to state")

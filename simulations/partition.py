@@ -1,0 +1,88 @@
+"""Dealing one file of records to simulated organizations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import InputError
+from common.plan import Simulation
+from common.records import Record
+
+
+def partition(records: Sequence[Record], simulation: Simulation) -> dict[str, list[Record]]:
+    """Deal every record to exactly one organization.
+
+    Args:
+        records: all records of the simulation's file.
+        simulation: says how.
+
+    Returns:
+        Organization name → its records, in the order of the file.
+
+    Raises:
+        InputError: the field is missing, or an organization would have no records.
+    """
+    if simulation.partition == "field":
+        return _by_field(records, simulation)
+    random = np.random.default_rng(simulation.seed)
+    if simulation.partition == "iid":
+        owners = random.permutation(np.arange(len(records)) % simulation.organizations)
+    else:
+        owners = _dirichlet(_values(records, simulation), simulation, random)
+    names = [f"organization-{index + 1}" for index in range(simulation.organizations)]
+    dealt: dict[str, list[Record]] = {name: [] for name in names}
+    for record, owner in zip(records, owners, strict=True):
+        dealt[names[int(owner)]].append(record)
+    for name, own in dealt.items():
+        if not own:
+            raise InputError(
+                f"simulation.organizations = {simulation.organizations}: {name} would have no records"
+            )
+    return dealt
+
+
+def _by_field(records: Sequence[Record], simulation: Simulation) -> dict[str, list[Record]]:
+    values = _values(records, simulation)
+    names = {value: _name(value) for value in sorted(set(values))}
+    if len(set(names.values())) < len(names):
+        raise InputError(f"simulation.field = {simulation.field!r}: two of its values give one organization name")
+    dealt: dict[str, list[Record]] = {name: [] for name in names.values()}
+    for record, value in zip(records, values, strict=True):
+        dealt[names[value]].append(record)
+    return dealt
+
+
+def _dirichlet(values: list[str], simulation: Simulation, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """For each value of the field, shares drawn from a symmetric Dirichlet distribution.
+
+    As Hsu, Qi and Brown 2019, https://arxiv.org/abs/1909.06335, do with labels.
+    """
+    owners = np.zeros(len(values), dtype=np.int64)
+    column = np.asarray(values)
+    for value in sorted(set(values)):
+        rows = random.permutation(np.flatnonzero(column == value))
+        shares = random.dirichlet(np.full(simulation.organizations, simulation.alpha))
+        ends = np.round(np.cumsum(shares) * len(rows)).astype(np.int64)
+        for owner, part in enumerate(np.split(rows, ends[:-1])):
+            owners[part] = owner
+    return owners
+
+
+def _values(records: Sequence[Record], simulation: Simulation) -> list[str]:
+    field = simulation.field
+    assert field is not None, "the plan makes sure of it"
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record.get(field), str | int):
+            raise InputError(
+                f"simulation.field = {field!r}: record {number} has no such field (a text or integer)"
+            )
+    return [str(record[field]) for record in records]
+
+
+def _name(value: str) -> str:
+    name = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:40].strip("-")
+    return name if not name or name[0].isalpha() else f"organization-{name}"[:40]

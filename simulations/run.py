@@ -1,0 +1,184 @@
+"""`sotto simulate`: the rounds of a plan over vaults in this process.
+
+Plan, rounds, trainer and ledger are those of a deployment; only the transport differs. The ledgers lie in the
+run directory; a simulation never opens a deployed one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from client.data import encode
+from client.entropy import Entropy, SystemEntropy
+from client.ledger import Ledger
+from client.policy import Data, Organization, Policy, VaultSection, check_plan_fits
+from client.vault import Vault
+from common.adapter import initial
+from common.errors import InputError
+from common.model import LoraModel
+from common.plan import Plan
+from common.protocol import Participant
+from common.records import Record, read_records
+from common.tasks import make_task
+from server.evaluate import PublicEvaluation
+from server.generate import generate
+from server.result import write_result
+from server.rounds import Observer, run_rounds
+from server.run_directory import RunDirectory, RunInfo, new_run_id
+from simulations.entropy import SeededEntropy
+from simulations.grid import LocalGrid
+from simulations.no_privacy import OpenTrainer
+from simulations.partition import partition
+
+BOUNDARY = "simulation: one process"
+_ANSWER_TOKENS = 80
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """What a finished simulation has to show.
+
+    Attributes:
+        directory: of the run.
+        report: the privacy report.
+        answers: (prompt, answer of the base model, answer after the run).
+    """
+
+    directory: RunDirectory
+    report: dict[str, Any]
+    answers: list[tuple[str, str, str]]
+
+
+def organizations_of(plan: Plan) -> dict[str, list[Record]]:
+    """The records of a plan's simulated organizations.
+
+    Raises:
+        InputError: the plan names no data, or it cannot be read or dealt.
+    """
+    if plan.simulation.data is None:
+        raise InputError("simulation.data is missing: it should name the file of records to deal")
+    return partition(read_records(plan.path(plan.simulation.data)), plan.simulation)
+
+
+def simulate(
+    plan: Plan,
+    records: Mapping[str, list[Record]],
+    out: Path,
+    *,
+    resume: bool = False,
+    private: bool = True,
+    observer: Observer | None = None,
+) -> SimulationResult:
+    """Run a plan on one machine.
+
+    Args:
+        plan: of the run.
+        records: organization name → its records.
+        out: the run directory; it holds no run yet, unless `resume`.
+        resume: continue the run that `out` holds.
+        private: False trains without clipping and noise, at ε = ∞.
+        observer: told of the progress.
+
+    Raises:
+        InputError: the plan does not fit the records or the model, or `out` does not fit; nothing is spent.
+        SottoError: too few organizations answered.
+    """
+    if len(records) < plan.federation.min_organizations:
+        raise InputError(
+            f"federation.min_organizations = {plan.federation.min_organizations}: "
+            f"the simulation has {len(records)} organizations"
+        )
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    organizations = {name: _organization(name, plan, len(own)) for name, own in records.items()}
+    for organization in organizations.values():
+        check_plan_fits(plan, organization)
+    model = LoraModel(plan.base_folder(), plan, "cuda" if torch.cuda.is_available() else "cpu")
+    evaluation = PublicEvaluation(plan, model) if plan.evaluation.data is not None else None
+    directory = _resume(plan, out, private) if resume else _create(plan, out, private, model)
+    seed = plan.simulation.noise_seed
+    entropy: Entropy = SystemEntropy() if seed is None else SeededEntropy(seed)
+    make = partial(_participant, plan=plan, model=model, entropy=entropy, directory=directory)
+    grid = LocalGrid(
+        {node: make(organizations[name], records[name]) for node, name in enumerate(sorted(records), start=1)}
+    )
+    try:
+        adapter = run_rounds(grid, directory, evaluation, observer or Observer())
+    finally:
+        directory.close()
+    report = write_result(directory, model, adapter)
+    after = [_answer(model, prompt) for prompt in plan.evaluation.prompts]
+    model.load({})
+    before = [_answer(model, prompt) for prompt in plan.evaluation.prompts]
+    return SimulationResult(directory, report, list(zip(plan.evaluation.prompts, before, after, strict=True)))
+
+
+def _create(plan: Plan, out: Path, private: bool, model: LoraModel) -> RunDirectory:
+    info = RunInfo(
+        run=new_run_id(plan.name),
+        digest=plan.digest(),
+        base=plan.base_folder(),
+        fingerprint=model.fingerprint,
+        shapes=dict(model.shapes),
+        private=private,
+    )
+    start = {
+        name: tensor
+        for name, tensor in initial(model.shapes, plan.lora.seed).items()
+        if name in model.trained_shapes
+    }
+    return RunDirectory.create(out, info, plan, start)
+
+
+def _resume(plan: Plan, out: Path, private: bool) -> RunDirectory:
+    directory = RunDirectory.open(out)
+    if directory.info.digest != plan.digest():
+        raise InputError(f"{out}: its run has another plan; --resume continues a run with the plan it began with")
+    if directory.info.private != private:
+        mode = "with" if directory.info.private else "without"
+        raise InputError(f"{out}: its run was begun {mode} privacy and can only be continued so")
+    return directory
+
+
+def _organization(name: str, plan: Plan, count: int) -> Organization:
+    """A simulated organization: it publishes its size to two digits, and allows exactly this plan."""
+    public_size = int(float(f"{count:.1e}"))
+    return Organization(
+        name=name,
+        data=Data(train="records.jsonl", public_size=public_size),
+        models={plan.model.base: plan.base_folder()},
+        policy=Policy(
+            max_epsilon=plan.privacy.epsilon,
+            max_epsilon_per_run=plan.privacy.epsilon,
+            # A plan's δ that is too large for the size is refused as such, by `check_plan_fits`.
+            max_delta=min(plan.privacy.delta, 0.99 / public_size),
+        ),
+        vault=VaultSection(),
+    )
+
+
+def _participant(
+    organization: Organization,
+    own: list[Record],
+    *,
+    plan: Plan,
+    model: LoraModel,
+    entropy: Entropy,
+    directory: RunDirectory,
+) -> Participant:
+    if not directory.info.private:
+        return OpenTrainer(organization, encode(own, make_task(plan.task, model.tokenizer)), model, plan, entropy)
+    path = directory.path / "organizations" / organization.name / organization.vault.ledger
+    ledger = Ledger(path, organization.name, organization.data.unit)
+    # One base model serves all vaults; each loads its adapter before it trains.
+    return Vault(organization, own, ledger, lambda _folder, _plan: model, entropy, BOUNDARY)
+
+
+def _answer(model: LoraModel, prompt: str) -> str:
+    return generate(model.module, model.tokenizer, prompt, _ANSWER_TOKENS)

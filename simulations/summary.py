@@ -1,0 +1,57 @@
+"""What a finished simulation prints."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from simulations.run import SimulationResult
+
+
+def print_summary(result: SimulationResult, console: Console) -> None:
+    """Cost per organization, quality before and after, bytes, answers, and where everything lies."""
+    _print_cost(result, console)
+    _print_quality(result, console)
+    for prompt, before, after in result.answers:
+        console.print(f"\n[bold]{escape(prompt)}[/bold]")
+        console.print(f"  before  {escape(before)}", highlight=False)
+        console.print(f"  after   [green]{escape(after)}[/green]", highlight=False)
+    path = result.directory.path
+    console.print(f"\nadapter         {path / 'adapter'}", highlight=False, soft_wrap=True)
+    console.print(f"privacy report  {path / 'privacy' / 'report.json'}", highlight=False, soft_wrap=True)
+    console.print(f"rounds          {path / 'rounds.jsonl'}", highlight=False, soft_wrap=True)
+
+
+def _print_cost(result: SimulationResult, console: Console) -> None:
+    if not result.report["organizations"]:
+        console.print("[red]trained without privacy: ε is infinite[/red]")
+        return
+    table = Table("organization", "public size", "sample rate", "noise multiplier", "steps", "ε", "δ")
+    for item in result.report["organizations"]:
+        mechanism = item["mechanisms"][0]
+        table.add_row(
+            item["name"],
+            str(item["public_size"]),
+            f"{mechanism['sample_rate']:.4f}",
+            f"{mechanism['noise_multiplier']:.3f}",
+            str(mechanism["steps"]),
+            f"{item['epsilon']:.3f}",
+            f"{item['delta']:g}",
+        )
+    console.print(table)
+
+
+def _print_quality(result: SimulationResult, console: Console) -> None:
+    rounds = result.directory.rounds()
+    up, down = sum(line.bytes_up for line in rounds), sum(line.bytes_down for line in rounds)
+    first, last = rounds[0].metrics, rounds[-1].metrics
+    if "perplexity" in last:
+        console.print(
+            f"perplexity on the public data: [bold]{first['perplexity']:.2f}[/bold] before, "
+            f"[bold]{last['perplexity']:.2f}[/bold] after {rounds[-1].round} rounds",
+            highlight=False,
+        )
+    console.print(
+        f"sent: {up / 1e6:.1f} MB of noised updates up, {down / 1e6:.1f} MB of adapters down", highlight=False
+    )

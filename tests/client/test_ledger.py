@@ -1,0 +1,156 @@
+"""The ledger: spend before train, settle with the release, never change or forget."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.ledger import Ledger, Reservation
+from common.accounting import Mechanism
+from common.errors import InputError, Refused
+
+
+def reservation(
+    run: str, epsilon: float = 1.0, delta: float = 1e-6, plan: str = "p", rounds: int = 3
+) -> Reservation:
+    return Reservation(run, plan, "fingerprint", Mechanism(0.1, 1.5, 12), epsilon, delta, rounds)
+
+
+CAP = (8.0, 1e-5)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+def opened(path: Path) -> Ledger:
+    return Ledger(path, "st-mary", "example")
+
+
+def test_a_reservation_is_kept_across_restarts(path: Path) -> None:
+    opened(path).reserve(reservation("a"), CAP)
+    assert opened(path).find("a") == reservation("a")
+    assert opened(path).find("b") is None
+    assert opened(path).spent_by_run() == [(1.0, 1e-6)]
+
+
+def test_the_same_reservation_again_costs_nothing(path: Path) -> None:
+    ledger = opened(path)
+    ledger.reserve(reservation("a", epsilon=8.0), CAP)
+    ledger.reserve(reservation("a", epsilon=8.0), CAP)
+    assert ledger.spent_by_run() == [(8.0, 1e-6)]
+
+
+def test_a_run_keeps_its_plan(path: Path) -> None:
+    ledger = opened(path)
+    ledger.reserve(reservation("a"), CAP)
+    with pytest.raises(Refused, match="plan-changed"):
+        ledger.reserve(reservation("a", plan="another"), CAP)
+
+
+def test_the_cap_is_reached_exactly_and_never_passed(path: Path) -> None:
+    ledger = opened(path)
+    for number in range(10):
+        ledger.reserve(reservation(f"run-{number}", epsilon=0.1, delta=1e-7), (1.0, 1e-6))
+    with pytest.raises(Refused, match="budget"):
+        ledger.reserve(reservation("one more", epsilon=0.0001, delta=1e-12), (1.0, 1e-6))
+    assert len(ledger.spent_by_run()) == 10
+
+
+def test_delta_is_capped_too(path: Path) -> None:
+    ledger = opened(path)
+    ledger.reserve(reservation("a", epsilon=0.1, delta=9e-6), CAP)
+    with pytest.raises(Refused, match="budget"):
+        ledger.reserve(reservation("b", epsilon=0.1, delta=2e-6), CAP)
+
+
+@given(st.lists(st.floats(0.001, 3.0), min_size=1, max_size=12))
+@settings(max_examples=30, deadline=None)
+def test_whatever_is_asked_the_sum_stays_within_the_cap(costs: list[float]) -> None:
+    ledger = Ledger(Path(":memory:"), "a", "example")
+    for number, cost in enumerate(costs):
+        before = len(ledger.spent_by_run())
+        try:
+            ledger.reserve(reservation(f"run-{number}", epsilon=cost), CAP)
+        except Refused:
+            assert len(ledger.spent_by_run()) == before
+    assert sum(cost for cost, _ in ledger.spent_by_run()) <= 8.0 + 1e-9
+
+
+def test_a_settled_round_is_answered_from_the_ledger_for_the_same_request_only(path: Path) -> None:
+    ledger = opened(path)
+    ledger.reserve(reservation("a"), CAP)
+    assert ledger.released("a", 1, "digest") is None
+    ledger.settle("a", 1, "digest", 4, b"noised")
+    assert opened(path).released("a", 1, "digest") == b"noised"
+    assert ledger.settled_rounds("a") == [1]
+    with pytest.raises(Refused, match="round-conflict"):
+        ledger.released("a", 1, "another digest")
+
+
+def test_a_round_is_settled_once_and_only_in_a_reserved_run(path: Path) -> None:
+    ledger = opened(path)
+    ledger.reserve(reservation("a"), CAP)
+    ledger.settle("a", 1, "digest", 4, b"noised")
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.settle("a", 1, "digest", 4, b"noised again")
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.settle("never reserved", 1, "digest", 4, b"noised")
+    assert ledger.released("a", 1, "digest") == b"noised"
+
+
+@pytest.mark.parametrize("statement", ["UPDATE runs SET epsilon = 0", "DELETE FROM runs", "DELETE FROM releases"])
+def test_nothing_is_changed_or_removed(path: Path, statement: str) -> None:
+    ledger = opened(path)
+    ledger.reserve(reservation("a"), CAP)
+    ledger.settle("a", 1, "digest", 4, b"noised")
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"), sqlite3.connect(path) as other:
+        other.execute(statement)
+
+
+@pytest.mark.parametrize(("organization", "unit"), [("another", "example"), ("st-mary", "user")])
+def test_a_ledger_belongs_to_one_organization_and_unit(path: Path, organization: str, unit: str) -> None:
+    opened(path).close()
+    with pytest.raises(InputError, match="was expected"):
+        Ledger(path, organization, unit)
+
+
+@pytest.mark.parametrize("content", [b"not a database, but long enough to be read as one" * 30, b"garbage"])
+def test_a_file_that_is_no_ledger_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a ledger"):
+        opened(path)
+    assert path.read_bytes() == content
+
+
+def _reserve_and_die(path: Path) -> None:
+    ledger = opened(path)
+    ledger.reserve(reservation("a"), CAP)
+    ledger._database.execute("BEGIN IMMEDIATE")
+    ledger._database.execute("INSERT INTO releases VALUES ('a', 1, 'digest', 4, 'now', x'00')")
+    os._exit(9)
+
+
+def test_after_a_crash_the_reservation_stands_and_the_unfinished_round_left_nothing(path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_reserve_and_die, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    ledger = opened(path)
+    assert ledger.spent_by_run() == [(1.0, 1e-6)]
+    assert ledger.released("a", 1, "digest") is None
+    ledger.settle("a", 1, "digest", 4, b"noised")
+
+
+def test_two_writers_cannot_overspend_together(path: Path) -> None:
+    first, second = opened(path), opened(path)
+    first.reserve(reservation("a", epsilon=5.0), CAP)
+    with pytest.raises(Refused, match="budget"):
+        second.reserve(reservation("b", epsilon=5.0), CAP)

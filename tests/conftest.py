@@ -1,0 +1,85 @@
+"""What tests share: tiny real models, plans on them, and the way to the real data."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from common.plan import Plan
+from common.settings import validate
+
+ROOT = Path(__file__).parent.parent
+DEMO_BASE = ROOT / "simulations" / "demo" / "base"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data sets and models; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("SOTTO_SHARED", ROOT.parent / "shared")).absolute()
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real data at {folder}; set SOTTO_SHARED to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a Llama of two narrow layers, randomly initialized, and the demo's tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-base")
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_BASE)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+MakePlan = Callable[..., Plan]
+
+
+@pytest.fixture
+def make_plan(tiny_base: Path) -> MakePlan:
+    """A small plan; keywords replace keys of its sections: make_plan(training={"rounds": 1})."""
+
+    def make(**sections: Any) -> Plan:
+        values: dict[str, Any] = {
+            "name": "test",
+            "model": {"base": str(tiny_base)},
+            "task": {"max_length": 32},
+            "lora": {"rank": 2, "alpha": 4.0},
+            "training": {"rounds": 2, "local_steps": 2, "batch_size": 8, "learning_rate": 0.01},
+            "federation": {"min_organizations": 2},
+            "privacy": {"epsilon": 8.0, "delta": 1e-3},
+        }
+        for name, section in sections.items():
+            if isinstance(section, dict):
+                values[name] = {**values.get(name, {}), **section}
+            else:
+                values[name] = section
+        return validate(values, Plan, "the test's plan")
+
+    return make
