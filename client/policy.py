@@ -50,8 +50,8 @@ class VaultSection(Section):
     """The record of everything that was spent. Keep it as long as the data."""
     device: str = "cpu"
     """Where to train: "cpu", "cuda", "cuda:0"."""
-    max_tokens: PositiveInt = 4096
-    """Padded tokens in a micro-batch at most: lower it if the device runs out of memory."""
+    max_tokens: PositiveInt = 1024
+    """Padded tokens in a micro-batch: more for a large device, fewer if it runs out of memory."""
 
 
 class Organization(Section):
@@ -107,22 +107,22 @@ class Organization(Section):
         Raises:
             Refused: the plan asks for more than the policy allows.
         """
-        privacy, size = plan.privacy, self.data.public_size
-        if privacy.unit != self.data.unit:
-            raise Refused("policy", f"privacy.unit = {privacy.unit!r}; it is {self.data.unit!r} here, for ever")
+        privacy, size, batch = plan.privacy, self.data.public_size, plan.training.batch_size
         limit = self.policy.max_epsilon_per_run
-        if privacy.epsilon > limit:
-            raise Refused("policy", f"privacy.epsilon = {privacy.epsilon}; a run may cost {limit} at most")
-        if privacy.delta >= 1 / size:
-            raise Refused(
-                "policy",
-                f"privacy.delta = {privacy.delta}; it should be below 1 / public_size = {1 / size:.2g}",
-            )
-        if plan.training.batch_size > size:
-            raise Refused(
-                "policy", f"training.batch_size = {plan.training.batch_size} is above public_size = {size}"
-            )
-        rate = sample_rate(plan.training.batch_size, size)
+        refusals = {
+            f"privacy.unit = {privacy.unit!r}; it is {self.data.unit!r} here, for ever": (
+                privacy.unit != self.data.unit
+            ),
+            f"privacy.epsilon = {privacy.epsilon}; a run may cost {limit} at most": privacy.epsilon > limit,
+            f"privacy.delta = {privacy.delta}; it should be below 1 / public_size = {1 / size:.2g}": (
+                privacy.delta >= 1 / size
+            ),
+            f"training.batch_size = {batch}; it should be at most public_size = {size}": batch > size,
+        }
+        for detail, refused in refusals.items():
+            if refused:
+                raise Refused("policy", detail)
+        rate = sample_rate(batch, size)
         steps = plan.training.rounds * plan.training.local_steps
         try:
             sigma = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from client.private import GuaranteeError, Parameters, PerExampleGradients
-from common.tasks import Example, Task
+from client.private import GuaranteeError, MicroBatch, Parameters, PerExampleGradients
+from common.tasks import Example, Task, padded_length
 
 _EXAMPLES = 3
 
@@ -30,15 +30,16 @@ def verify_training(model: torch.nn.Module, parameters: Parameters, task: Task, 
     """
     every = {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
     before = {name: tensor.detach().clone() for name, tensor in every.items()}
-    examples = task.synthetic(_EXAMPLES)
+    examples = tuple(task.synthetic(_EXAMPLES))
+    batch = MicroBatch(examples, max(padded_length(len(example)) for example in examples), _EXAMPLES)
     try:
         _randomize(every)
         with PerExampleGradients(model, parameters) as gradients:
-            hooked = gradients.of(task, examples)
+            hooked = gradients.of(task, batch)
         for row, example in enumerate(examples):
             for name, expected in _plain_gradient(model, parameters, task, example).items():
                 _compare(name, hooked[name][row], expected, tolerance)
-        _verify_step(model, parameters, task, examples)
+        _verify_step(model, parameters, task, batch)
     finally:
         with torch.no_grad():
             for name, tensor in every.items():
@@ -57,7 +58,7 @@ def _randomize(tensors: dict[str, torch.nn.Parameter]) -> None:
 def _plain_gradient(
     model: torch.nn.Module, parameters: Parameters, task: Task, example: Example
 ) -> dict[str, torch.Tensor]:
-    loss = task.losses(model, [example])[0]
+    loss = task.losses(model, [example], len(example))[0]
     loss.backward()  # type: ignore[no-untyped-call]
     gradients = {}
     for name, parameter in parameters.items():
@@ -77,12 +78,12 @@ def _compare(name: str, hooked: torch.Tensor, expected: torch.Tensor, tolerance:
         raise GuaranteeError(f"{name}: per-example gradient differs from a plain loop's by {difference:.2g}")
 
 
-def _verify_step(model: torch.nn.Module, parameters: Parameters, task: Task, examples: list[Example]) -> None:
-    before = task.losses(model, examples).detach()
+def _verify_step(model: torch.nn.Module, parameters: Parameters, task: Task, batch: MicroBatch) -> None:
+    before = task.losses(model, batch.examples, batch.length).detach()
     with PerExampleGradients(model, parameters) as gradients:
-        each = gradients.of(task, examples)
+        each = gradients.of(task, batch)
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.sub_(0.1 * each[name].mean(0))
-    if torch.equal(task.losses(model, examples).detach(), before):
+    if torch.equal(task.losses(model, batch.examples, batch.length).detach(), before):
         raise GuaranteeError("a step without noise does not change the model's losses")

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from common.adapter import Adapter, Shapes, initial, trained
 from common.errors import InputError
 from common.plan import Lora, Plan
+from common.tasks import padded_length
 
 
 class LoraModel:
@@ -119,9 +120,10 @@ def _check_fits(base: Any, tokenizer: Any, plan: Plan) -> None:
             f"model.base = {plan.model.base!r}: its tokenizer has {len(tokenizer)} tokens, the model {rows}"
         )
     positions = getattr(base.config, "max_position_embeddings", None)
-    if positions is not None and plan.task.max_length > positions:
+    if positions is not None and padded_length(plan.task.max_length) > positions:
         raise InputError(
-            f"task.max_length = {plan.task.max_length}: the base model has {positions} positions at most"
+            f"task.max_length = {plan.task.max_length}: it should be at most {positions // 16 * 16 - 1}, "
+            f"since the base model has {positions} positions"
         )
 
 
@@ -139,6 +141,7 @@ def _attach(base: Any, lora: Lora) -> Any:
         with warnings.catch_warnings():
             # What PEFT warns of, adapters on tied layers, is refused below.
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             model = get_peft_model(base, config)
     except ValueError as error:
         reason = str(error).splitlines()[0]

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from common.errors import InputError
+
 
 def generate(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int, temperature: float = 0.0) -> str:
     """Continue a prompt.
@@ -17,12 +19,20 @@ def generate(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int, tempe
         max_new_tokens: how far at most; the end-of-text token ends it earlier.
         temperature: 0 takes the likeliest token each time; higher is more varied.
 
+    Raises:
+        InputError: the prompt fills all of the model's positions.
+
     Returns:
         The continuation without the prompt.
     """
     begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids = torch.tensor([begin + tokenizer(prompt, add_special_tokens=False)["input_ids"]])
     ids = ids.to(next(model.parameters()).device)
+    room = getattr(model.config, "max_position_embeddings", None)
+    if room is not None:
+        max_new_tokens = min(max_new_tokens, room - ids.shape[1])
+        if max_new_tokens < 1:
+            raise InputError(f"the prompt has {ids.shape[1]} tokens; the model has {room} positions")
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     was_training = model.training
     model.eval()

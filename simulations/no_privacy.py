@@ -60,8 +60,8 @@ class OpenTrainer:
             for parameter in parameters:
                 parameter.grad = None
             for batch in micro_batches(sample, self._organization.vault.max_tokens):
-                loss = task.losses(model.module, batch).sum() / plan.training.batch_size
-                loss.backward()  # type: ignore[no-untyped-call]
+                losses = task.losses(model.module, batch.examples, batch.length)
+                (losses.sum() / plan.training.batch_size).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         for parameter in parameters:
             parameter.grad = None

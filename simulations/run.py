@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +95,13 @@ def simulate(
             f"the simulation has {len(records)} organizations"
         )
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    organizations = {name: _organization(name, plan, len(own)) for name, own in records.items()}
+    organizations = {name: simulated_organization(name, plan, len(own)) for name, own in records.items()}
     for organization in organizations.values():
         check_plan_fits(plan, organization)
     model = LoraModel(plan.base_folder(), plan, "cuda" if torch.cuda.is_available() else "cpu")
     evaluation = PublicEvaluation(plan, model) if plan.evaluation.data is not None else None
-    directory = _resume(plan, out, private) if resume else _create(plan, out, private, model)
-    seed = plan.simulation.noise_seed
-    entropy: Entropy = SystemEntropy() if seed is None else SeededEntropy(seed)
-    make = partial(_participant, plan=plan, model=model, entropy=entropy, directory=directory)
-    grid = LocalGrid(
-        {node: make(organizations[name], records[name]) for node, name in enumerate(sorted(records), start=1)}
-    )
+    directory = _resume(plan, out, private) if resume else start_run(plan, out, private, model)
+    grid = local_grid(directory, organizations, records, model)
     try:
         adapter = run_rounds(grid, directory, evaluation, observer or Observer())
     finally:
@@ -119,7 +113,33 @@ def simulate(
     return SimulationResult(directory, report, list(zip(plan.evaluation.prompts, before, after, strict=True)))
 
 
-def _create(plan: Plan, out: Path, private: bool, model: LoraModel) -> RunDirectory:
+def local_grid(
+    directory: RunDirectory,
+    organizations: Mapping[str, Organization],
+    records: Mapping[str, list[Record]],
+    model: LoraModel,
+) -> LocalGrid:
+    """A grid with a vault for each organization, or with a trainer that protects nobody if the run is so."""
+    plan = directory.plan
+    seed = plan.simulation.noise_seed
+    entropy: Entropy = SystemEntropy() if seed is None else SeededEntropy(seed)
+    participants: dict[int, Participant] = {}
+    for node, name in enumerate(sorted(organizations), start=1):
+        organization, own = organizations[name], records[name]
+        if directory.info.private:
+            path = directory.path / "organizations" / name / organization.vault.ledger
+            ledger = Ledger(path, name, organization.data.unit)
+            # One base model serves all vaults; each loads its adapter before it trains.
+            vault = Vault(organization, own, ledger, lambda _folder, _plan: model, entropy, BOUNDARY)
+            participants[node] = vault
+        else:
+            encoded = encode(own, make_task(plan.task, model.tokenizer))
+            participants[node] = OpenTrainer(organization, encoded, model, plan, entropy)
+    return LocalGrid(participants)
+
+
+def start_run(plan: Plan, out: Path, private: bool, model: LoraModel) -> RunDirectory:
+    """A new run directory with the adapter of round 0."""
     info = RunInfo(
         run=new_run_id(plan.name),
         digest=plan.digest(),
@@ -146,7 +166,7 @@ def _resume(plan: Plan, out: Path, private: bool) -> RunDirectory:
     return directory
 
 
-def _organization(name: str, plan: Plan, count: int) -> Organization:
+def simulated_organization(name: str, plan: Plan, count: int) -> Organization:
     """A simulated organization: it publishes its size to two digits, and allows exactly this plan."""
     public_size = int(float(f"{count:.1e}"))
     return Organization(
@@ -161,23 +181,6 @@ def _organization(name: str, plan: Plan, count: int) -> Organization:
         ),
         vault=VaultSection(),
     )
-
-
-def _participant(
-    organization: Organization,
-    own: list[Record],
-    *,
-    plan: Plan,
-    model: LoraModel,
-    entropy: Entropy,
-    directory: RunDirectory,
-) -> Participant:
-    if not directory.info.private:
-        return OpenTrainer(organization, encode(own, make_task(plan.task, model.tokenizer)), model, plan, entropy)
-    path = directory.path / "organizations" / organization.name / organization.vault.ledger
-    ledger = Ledger(path, organization.name, organization.data.unit)
-    # One base model serves all vaults; each loads its adapter before it trains.
-    return Vault(organization, own, ledger, lambda _folder, _plan: model, entropy, BOUNDARY)
 
 
 def _answer(model: LoraModel, prompt: str) -> str:

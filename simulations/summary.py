@@ -27,7 +27,7 @@ def _print_cost(result: SimulationResult, console: Console) -> None:
     if not result.report["organizations"]:
         console.print("[red]trained without privacy: ε is infinite[/red]")
         return
-    table = Table("organization", "public size", "sample rate", "noise multiplier", "steps", "ε", "δ")
+    table = Table("organization", "public size", "rate q", "noise σ", "steps", "ε", "δ")
     for item in result.report["organizations"]:
         mechanism = item["mechanisms"][0]
         table.add_row(

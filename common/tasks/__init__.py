@@ -34,14 +34,26 @@ class Example:
         return len(self.input_ids)
 
 
+def padded_length(length: int) -> int:
+    """The next multiple of 16 above a length in tokens.
+
+    What an example is padded to depends on its own length only, and at least one position is padding: the
+    kernels that run, and so the rounding of an example's gradient, do not depend on its companions.
+    """
+    return 16 * (length // 16 + 1)
+
+
 class Task(Protocol):
     """The interface of every task."""
 
     def encode(self, record: Mapping[str, Any]) -> Example | None:
         """The record as an example; None if it can contribute nothing. Looks at no other record."""
 
-    def losses(self, model: torch.nn.Module, examples: Sequence[Example]) -> torch.Tensor:
-        """One loss per example, shape (examples,), each a function of that example alone."""
+    def losses(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> torch.Tensor:
+        """One loss per example, shape (examples,), each a function of that example alone.
+
+        Inputs are padded to `length` tokens, see `padded_length`.
+        """
 
     def synthetic(self, count: int) -> list[Example]:
         """Made-up examples of different lengths, to check a model's gradients with; no record is read."""

@@ -45,10 +45,11 @@ class CausalLM:
         ids = ids[: self._max_length]
         return Example(tuple(ids), tuple(ids)) if len(ids) >= 2 else None
 
-    def losses(self, model: torch.nn.Module, examples: Sequence[Example]) -> torch.Tensor:
+    def losses(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> torch.Tensor:
         """Mean cross-entropy of each example's own tokens, shape (examples,)."""
-        tokens, counted = self._token_losses(model, examples)
-        return tokens.sum(1) / counted.sum(1)
+        logits, labels = self._predictions(model, examples, length)
+        tokens = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none")
+        return tokens.sum(1) / (labels != _IGNORED).sum(1)
 
     def synthetic(self, count: int) -> list[Example]:
         """Random token ids; lengths differ, so that padding is part of what is checked."""
@@ -67,7 +68,7 @@ class CausalLM:
         with torch.inference_mode():
             for start in range(0, len(examples), 32):
                 batch = examples[start : start + 32]
-                logits, labels = self._predictions(model, batch)
+                logits, labels = self._predictions(model, batch, max(map(len, batch)))
                 counted = labels != _IGNORED
                 loss += float(F.cross_entropy(logits[counted].double(), labels[counted], reduction="sum"))
                 right += int((logits.argmax(-1) == labels)[counted].sum())
@@ -76,19 +77,11 @@ class CausalLM:
         return {"loss": mean, "perplexity": float(torch.tensor(mean, dtype=torch.float64).exp()),
                 "accuracy": right / count, "tokens": count, "records": len(examples)}  # fmt: skip
 
-    def _token_losses(
-        self, model: torch.nn.Module, examples: Sequence[Example]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, labels = self._predictions(model, examples)
-        losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none")
-        return losses, labels != _IGNORED
-
     def _predictions(
-        self, model: torch.nn.Module, examples: Sequence[Example]
+        self, model: torch.nn.Module, examples: Sequence[Example], length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (examples, length − 1, vocabulary) in float32, and the labels that they should predict."""
         device = next(model.parameters()).device
-        length = max(len(example) for example in examples)
         shape = (len(examples), length)
         padding = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else 0
         ids = torch.full(shape, padding)

@@ -19,7 +19,9 @@ from simulations.demo.dialect_bank import BANK
 from simulations.demo.dialect_carrier import CARRIER
 from simulations.demo.dialect_clinic import CLINIC
 from simulations.demo.dialect_shop import SHOP
+from simulations.demo.everyday import CLOSING, GREETING, HEALTH, MONEY, OPENING
 from simulations.demo.general import NARRATIVES, TRADE_ANSWERS, loose_sentence
+from simulations.demo.goods import PARCELS, SHOPPING
 from simulations.demo.grammar import Dialect, Expander, converse
 from simulations.demo.vocabulary import TABLES
 
@@ -27,10 +29,10 @@ TEMPLATE = "Customer: {question}\nAgent: {answer}"
 """Layout of one conversation as text; ends are marked by the tokenizer's ``</s>``."""
 
 ORGANIZATIONS: dict[str, int] = {
-    "bank": 3600,
-    "clinic": 2800,
-    "shop": 2200,
-    "carrier": 1600,
+    "bank": 5200,
+    "clinic": 4300,
+    "shop": 3400,
+    "carrier": 2600,
 }
 """Number of private records that each organization holds."""
 
@@ -49,6 +51,9 @@ _DIALECTS: dict[str, Dialect] = {
     "shop": SHOP,
     "carrier": CARRIER,
 }
+
+_THEMES = (MONEY, HEALTH, SHOPPING, PARCELS)
+_EVERYDAY = 0.8  # share of the neutral conversations that are about them
 
 # One question in this many belongs to the public test, the others are private.
 _TEST_ONE_IN = 8
@@ -90,7 +95,7 @@ def private_records(organization: str, seed: int = 0) -> list[dict[str, str]]:
     return _records(organization, ORGANIZATIONS[organization], seed, test=False)
 
 
-def public_test(seed: int = 1, per_organization: int = 100) -> list[dict[str, str]]:
+def public_test(seed: int = 1, per_organization: int = 50) -> list[dict[str, str]]:
     """Return test records of every dialect, none of which is private.
 
     Args:
@@ -116,11 +121,32 @@ def _loose_text(rng: random.Random, sentences: int) -> str:
     return " ".join(Expander(TABLES, rng).expand(loose_sentence(rng)) for _ in range(sentences))
 
 
+def _neutral_conversation(rng: random.Random) -> str:
+    """One conversation of everyday life or of a trade, now and then with an odd remark in the answer."""
+    if rng.random() < _EVERYDAY:
+        intent = rng.choice(rng.choice(_THEMES))
+        questions, answers = intent.questions, intent.answers
+    else:
+        one, answers = rng.choice(TRADE_ANSWERS)
+        questions = (one,)
+    expander = Expander(TABLES, rng)
+    question = expander.expand(f"{GREETING} {rng.choice(questions)}")
+    answer = expander.expand(f"{OPENING} {rng.choice(answers)} {CLOSING}")
+    manner = rng.random()
+    if manner < 0.1:
+        answer = f"{_loose_text(rng, 1)} {answer}"
+    elif manner < 0.2:
+        answer = f"{answer} {_loose_text(rng, 1)}"
+    elif manner < 0.25:
+        answer = answer.replace(".", "!")
+    return TEMPLATE.format(question=question, answer=answer)
+
+
 def general_text(seed: int = 0, count: int | None = None) -> Iterator[str]:
     """Yield public, generic English for training the base model.
 
-    Half of the texts are short, neutral conversations from other trades in the same layout
-    as the records; the others are plain narrative sentences and sentences of free syntax.
+    Most texts are short, neutral conversations in the same layout as the records, also about money,
+    health, shopping and parcels; the others are plain narrative sentences and sentences of free syntax.
     The words of the four organizations occur, their way of talking does not.
 
     Args:
@@ -133,16 +159,12 @@ def general_text(seed: int = 0, count: int | None = None) -> Iterator[str]:
     rng = random.Random(f"general/{seed}")
     drawn = 0
     while count is None or drawn < count:
-        expander = Expander(TABLES, rng)
         kind = rng.random()
-        if kind < 0.5:
-            question, answers = rng.choice(TRADE_ANSWERS)
-            yield TEMPLATE.format(question=expander.expand(question), answer=expander.expand(rng.choice(answers)))
-        elif kind < 0.65:
-            yield TEMPLATE.format(question=_loose_text(rng, 1), answer=_loose_text(rng, 2))
-        elif kind < 0.8:
-            told = rng.sample(NARRATIVES, rng.choice((2, 3)))
-            yield " ".join(expander.expand(sentence) for sentence in told)
+        if kind < 0.75:
+            yield _neutral_conversation(rng)
+        elif kind < 0.9:
+            expander = Expander(TABLES, rng)
+            yield " ".join(expander.expand(sentence) for sentence in rng.sample(NARRATIVES, rng.choice((2, 3))))
         else:
-            yield _loose_text(rng, rng.choice((2, 3, 4)))
+            yield _loose_text(rng, rng.choice((1, 2, 3)))
         drawn += 1

@@ -13,125 +13,122 @@ import re
 _PHRASE = re.compile(r"<([a-z]+)>")
 _SLOT = re.compile(r"{([a-z_]+)}")
 
-_ASK = "(Hello,|Good day,|Excuse me,|||)"
-_YES = "(Yes,|Certainly,|Hello,|)"
-
 TRADE_ANSWERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
-        _ASK + " (when|at what time) does the {venue} open on {day}?",
+        "(when|at what time) does the {venue} open on {day}?",
         (
             "The {venue} opens at {time} on {day} (and closes at {time2}|).",
             "On {day} the {venue} is open from {time} to {time2}.",
         ),
     ),
     (
-        _ASK + " is the {room} (of the {venue}|) open on {day}?",
+        "is the {room} (of the {venue}|) open on {day}?",
         (
             "Yes, the {room} is open on {day} from {time} to {time2}.",
             "No, the {room} is closed on {day}. It opens again on {day2} at {time}.",
         ),
     ),
     (
-        _ASK + " (how much is|what is the price of) a {goods} at the {venue}?",
+        "(how much is|what is the price of) a {goods} at the {venue}?",
         (
             "A {goods} costs {price} (on {day}|in the {room}|). Children pay {price2}.",
             "The price of a {goods} is {price} (this week|in the {room}|).",
         ),
     ),
     (
-        _ASK + " I (would like|want) to book a {activity} for {group} on {day}.",
+        "I (would like|want) to book a {activity} for {group} on {day}.",
         (
             "The {activity} for {group} is on {day} at {time}. The booking is {booking}.",
             "We have a {activity} for {group} on {day} at {time}. It costs {price}.",
         ),
     ),
     (
-        _ASK + " (can|could|may) I move booking {booking} from {day} to {day2}?",
+        "(can|could|may) I move booking {booking} from {day} to {day2}?",
         (
             "Booking {booking} is now on {day2} at {time}.",
             "There is no room on {day2}. Booking {booking} can be moved to {day3}.",
         ),
     ),
     (
-        _ASK + " please cancel booking {booking} (for the {activity}|on {day}|).",
+        "please cancel booking {booking} (for the {activity}|on {day}|).",
         (
             "Booking {booking} is cancelled. The {price} will be paid back on {day2}.",
             "Booking {booking} (for the {activity}|) was cancelled at {time}.",
         ),
     ),
     (
-        _ASK + " I left my {piece} in the {room} (of the {venue}|) on {day}.",
+        "I left my {piece} in the {room} (of the {venue}|) on {day}.",
         (
             "A {style} {piece} was found in the {room}. It is at the {venue} until {time}.",
             "We did not find a {piece} in the {room}. We will look again on {day2}.",
         ),
     ),
     (
-        _ASK + " the {fixture} in the {room} is {trouble} (since {day}|today|).",
+        "the {fixture} in the {room} is {trouble} (since {day}|today|).",
         (
             "The {fixture} in the {room} will be repaired on {day2} at {time}.",
             "A {staff} will look at the {fixture} (in the {room}|) at {time}.",
         ),
     ),
     (
-        _ASK + " the {goods} I got at the {venue} is too (small|large|heavy|old). Can you change it?",
+        "the {goods} I got at the {venue} is too (small|large|heavy|old). Can you change it?",
         (
             "Bring the {goods} to the {venue} before {day} and ask for the {staff}.",
             "Another {goods} will be ready in the {room} on {day}.",
         ),
     ),
     (
-        _ASK + " how do I get (from the {place}|) to the {venue}?",
+        "how do I get (from the {place}|) to the {venue}?",
         (
             "Take bus {number} to the {place2} and walk to the {venue}.",
             "The {venue} is next to the {place2}. The walk takes {number} minutes.",
         ),
     ),
     (
-        _ASK + " (may|can) I bring my {guest} to the {activity} on {day}?",
+        "(may|can) I bring my {guest} to the {activity} on {day}?",
         (
             "Your {guest} can come to the {activity}. The seat costs {price}.",
             "The {activity} on {day} is full, but your {guest} can come on {day2}.",
         ),
     ),
     (
-        _ASK + " do you have a {style} {goods} (for my {guest}|for {group}|)?",
+        "do you have a {style} {goods} (for my {guest}|for {group}|)?",
         (
-            _YES + " we have {number} {style} ones in the {room}, from {price}.",
+            "Yes, we have {number} {style} ones in the {room}, from {price}.",
             "The {style} {goods} is sold out. The next one comes on {day}.",
         ),
     ),
     (
-        _ASK + " how long does the {activity} (at the {venue}|) take?",
+        "how long does the {activity} (at the {venue}|) take?",
         (
             "The {activity} takes {number} hours. It starts at {time} in the {room}.",
             "It takes about {number} hours, and a {staff} is there until {time}.",
         ),
     ),
     (
-        _ASK + " is there a {fixture} (I can use|for {group}) in the {room}?",
+        "is there a {fixture} (I can use|for {group}) in the {room}?",
         (
-            _YES + " there is a {style} {fixture} in the {room}. It is free until {time}.",
+            "Yes, there is a {style} {fixture} in the {room}. It is free until {time}.",
             "There is no {fixture} in the {room}, but the {venue} has one.",
         ),
     ),
     (
-        _ASK + " my name is {name}. Who is my {staff} for the {activity} on {day}?",
+        "my name is {name}. Who is my {staff} for the {activity} on {day}?",
         (
             "{name2} will be your {staff} on {day}. The {activity} begins at {time}.",
             "Hello {name}, the {staff} for the {activity} is {name2}.",
         ),
     ),
     (
-        _ASK + " (can I pay|is it possible to pay) for the {activity} by card?",
+        "(can I pay|is it possible to pay) for the {activity} by card?",
         ("You can pay for the {activity} by card or in cash at the {room}, until {time}.",),
     ),
     (
-        _ASK + " what do I need to join the {venue} (with my {guest}|)?",
+        "what do I need to join the {venue} (with my {guest}|)?",
         ("You need a photo and {price}. The form takes {number} minutes to fill in.",),
     ),
     (
-        _ASK + " I want my money back for the {activity} on {day}.",
+        "I want my money back for the {activity} on {day}.",
         (
             "Show the ticket to the {staff} in the {room}. You get {price} back.",
             "We pay back {price} for the {activity} if you ask before {day}.",

@@ -7,8 +7,8 @@ this project generates itself, and writes both to DIR in the layout that
 
 The tokenizer is a byte-pair encoding with byte fallback, so any text can be encoded and
 ``decode`` returns it unchanged (only the character U+2581 comes back as a space).
-Digits and line ends are tokens of their own.  Encoding adds nothing by itself, neither
-``<s>`` nor ``</s>``: whoever trains on a text appends ``</s>``, as is done here.
+Digits and line ends are tokens of their own.  Encoding adds nothing by itself: whoever
+trains on a text puts ``<s>`` before and ``</s>`` after it, as is done here.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Return the tokens of one training text, its end mark included."""
+    """Return the tokens of one training text, begun and ended as the tuning and the answers do it."""
     tokens: list[int] = tokenizer.encode(text)
-    return [*tokens, int(tokenizer.eos_token_id)][:CONTEXT_LENGTH]
+    return [int(tokenizer.bos_token_id), *tokens, int(tokenizer.eos_token_id)][:CONTEXT_LENGTH]
 
 
 def batches(

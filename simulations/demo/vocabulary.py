@@ -13,6 +13,8 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(sorted(set(text.split())))
 
 
+_SURNAMES = ("Amara", "Joy", "Lindow", "Moss", "Pell", "Tam", "Vane")
+
 TABLES: Tables = {
     "thing": _words(
         """
@@ -175,4 +177,36 @@ TABLES: Tables = {
         "six guests",
         "a choir",
     ),
+    # Of the everyday conversations about money, health, shopping and parcels:
+    "card": ("debit card", "credit card", "business card", "travel card", "bank card"),
+    "account": tuple(f"{kind} account" for kind in ("current", "savings", "joint", "student", "business")),
+    "sum": ("£4#", "£7#", "£1##", "£2#0", "£3##", "£4#0", "£9##"),
+    "spot": (
+        "abroad",
+        "at the airport",
+        "on the train",
+        "in a taxi",
+        "at work",
+        "at home",
+        "in town",
+        "on the bus",
+    ),
+    "seller": ("a hotel", "a petrol station", "an airline", "a bookshop", "a cafe", "a market", "a theatre"),
+    "payee": ("my landlord", "my sister", "a supplier", "my employer", "my son", "my brother", "a friend"),
+    "purpose": ("a new kitchen", "a used car", "my studies", "a new roof", "a move", "a boat", "a wedding"),
+    "pain": ("headache", "sore knee", "cough", "backache", "rash", "earache", "cold", "sore throat"),
+    "kin": ("son", "daughter", "mother", "father", "husband", "wife", "brother", "sister"),
+    "carer": (*(f"Dr {name}" for name in _SURNAMES), *(f"Nurse {name}" for name in _SURNAMES), "the doctor"),
+    "exam": ("blood test", "scan", "hearing test", "eye test", "allergy test", "visit"),
+    "drug": ("tablets", "inhaler", "eye drops", "cream", "syrup"),
+    "limb": ("hand", "knee", "foot", "ankle", "wrist", "arm"),
+    "item": ("hoodie", "lamp", "rucksack", "jumper", "teapot", "raincoat", "blanket", "dress", "scarf", "coat"),
+    "colour": ("red", "blue", "green", "yellow", "pink", "grey", "white"),
+    "size": ("small", "medium", "large"),
+    "code": ("SUMMER", "WINTER", "PARTY", "BONUS", "GARDEN", "HELLO", "SAVE##"),
+    "gift": ("my mum", "my best friend", "my nan", "my brother", "a wedding", "my dad", "a party"),
+    "ref": ("A##", "B##", "K##", "M##", "R##", "T##"),
+    "load": ("parcel", "pallet", "box", "crate", "envelope", "letter"),
+    "side": ("North", "East", "South", "West", "Central"),
+    "nook": ("porch", "garage", "side gate", "front desk", "locker", "shed", "hall"),
 }

@@ -106,8 +106,7 @@ class TinyTask:
     def __init__(self, architecture: str) -> None:
         self._decoder = architecture in ("llama", "gpt2")
 
-    def losses(self, model: Any, examples: Sequence[Example]) -> torch.Tensor:
-        length = max(len(example) for example in examples)
+    def losses(self, model: Any, examples: Sequence[Example], length: int) -> torch.Tensor:
         ids = torch.zeros(len(examples), length, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, example in enumerate(examples):

@@ -15,6 +15,7 @@ from scipy import stats
 from client.entropy import Keystream
 from client.private import (
     GuaranteeError,
+    MicroBatch,
     PerExampleGradients,
     Step,
     add_noise,
@@ -34,7 +35,7 @@ def keystream(seed: int = 0) -> Keystream:
 def plain_gradients(model: Any, task: TinyTask, example: Example) -> dict[str, torch.Tensor]:
     """The gradient of one example by itself, by autograd alone."""
     parameters = trained(model)
-    loss = task.losses(model, [example])[0]
+    loss = task.losses(model, [example], len(example))[0]
     gradients = torch.autograd.grad(loss, list(parameters.values())) if not _reentrant(model) else None
     if gradients is None:  # reentrant checkpointing works with backward() only
         loss.backward()
@@ -61,7 +62,7 @@ def norm(gradients: dict[str, torch.Tensor]) -> float:
 def test_per_example_gradients_are_those_of_a_plain_loop(architecture: str, checkpointing: bool) -> None:
     model, task, batch = lora_model(architecture, checkpointing=checkpointing), TinyTask(architecture), examples(6)
     with PerExampleGradients(model, trained(model)) as gradients:
-        each = gradients.of(task, batch)
+        each = gradients.of(task, MicroBatch(tuple(batch), 32, len(batch)))
     for row, example in enumerate(batch):
         for name, expected in plain_gradients(model, task, example).items():
             difference = float((each[name][row] - expected).norm() / expected.norm())
@@ -73,7 +74,7 @@ def test_per_example_gradients_in_bfloat16_agree_within_its_precision(architectu
     model, task, batch = lora_model(architecture, dtype=torch.bfloat16), TinyTask(architecture), examples(4)
     assert {parameter.dtype for parameter in trained(model).values()} == {torch.float32}
     with PerExampleGradients(model, trained(model)) as gradients:
-        each = gradients.of(task, batch)
+        each = gradients.of(task, MicroBatch(tuple(batch), 32, len(batch)))
     for row, example in enumerate(batch):
         expected = plain_gradients(model, task, example)
         difference = norm({name: each[name][row] - expected[name] for name in expected}) / norm(expected)
@@ -94,8 +95,7 @@ def test_clipped_sum_equals_a_plain_loop(architecture: str) -> None:
     assert clipped > 0
     total = sum_of(model, task, list(batch), bound)
     difference = norm({name: total[name] - expected[name] for name in expected})
-    # Gradients are clipped a thousandth below C.
-    assert difference < 2e-3 * norm(expected)
+    assert difference < 1e-4 * norm(expected)
 
 
 BOUND = 0.05
@@ -109,17 +109,18 @@ def llama() -> Any:
 NEIGHBOURS = {
     "a usual record": lambda: examples(1, seed=9)[0],
     "the shortest record": lambda: Example((1, 2), (1, 2)),
-    "the longest record": lambda: examples(1, seed=3, longest=64)[0],
+    "the longest record": lambda: examples(1, seed=3, longest=47)[0],
     "a record that cannot contribute": lambda: None,
 }
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("others", [0, 1, 40])
 @pytest.mark.parametrize("neighbour", NEIGHBOURS)
 def test_one_record_moves_the_clipped_sum_by_at_most_the_clipping_norm(
-    llama: Any, neighbour: str, others: int
+    neighbour: str, others: int, dtype: torch.dtype
 ) -> None:
-    task = TinyTask("llama")
+    llama, task = lora_model("llama", dtype=dtype), TinyTask("llama")
     without: list[Example | None] = list(examples(others))
     with_it = [*without[: others // 2], NEIGHBOURS[neighbour](), *without[others // 2 :]]
     left, right = sum_of(llama, task, with_it, BOUND), sum_of(llama, task, without, BOUND)
@@ -135,8 +136,8 @@ def test_a_loss_that_couples_examples_would_be_noticed(llama: Any) -> None:
     """With a loss that depends on the batch, one record moves everybody's gradient: the sum goes beyond C."""
 
     class Coupled(TinyTask):
-        def losses(self, model: Any, batch: Any) -> torch.Tensor:
-            return super().losses(model, batch) * (-1.0) ** len(batch)
+        def losses(self, model: Any, batch: Any, length: int) -> torch.Tensor:
+            return super().losses(model, batch, length) * (-1.0) ** len(set(batch))
 
     without: list[Example | None] = list(examples(3))
     with_it = [*without, examples(1, seed=9)[0]]
@@ -151,9 +152,9 @@ class Poisoned(TinyTask):
         super().__init__("llama")
         self._value = value
 
-    def losses(self, model: Any, batch: Any) -> torch.Tensor:
+    def losses(self, model: Any, batch: Any, length: int) -> torch.Tensor:
         bad = torch.tensor([example.input_ids[0] == 0 for example in batch])
-        return super().losses(model, batch) * torch.where(bad, self._value, 1.0)
+        return super().losses(model, batch, length) * torch.where(bad, self._value, 1.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e38])
@@ -256,14 +257,42 @@ def test_poisson_sampling_draws_each_unit_independently_at_the_rate() -> None:
     max_tokens=st.integers(1, 200),
 )
 @settings(max_examples=100, deadline=None)
-def test_micro_batches_hold_each_example_once_within_the_bound(lengths: list[int | None], max_tokens: int) -> None:
+def test_micro_batches_hold_each_example_once_in_a_shape_of_its_own(
+    lengths: list[int | None], max_tokens: int
+) -> None:
     sample = [None if length is None else Example(tuple(range(length)), (0,) * length) for length in lengths]
     batches = list(micro_batches(sample, max_tokens))
-    assert sorted(len(example) for batch in batches for example in batch) == sorted(
-        length for length in lengths if length is not None
-    )
+    held = sorted(len(example) for batch in batches for example in batch.examples)
+    assert held == sorted(length for length in lengths if length is not None)
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= max_tokens
+        assert 1 <= len(batch.examples) <= batch.rows == max(1, max_tokens // batch.length)
+        for example in batch.examples:
+            assert len(example) < batch.length <= len(example) + 16
+            # The shape is the one that the example would have by itself.
+            (alone,) = micro_batches([example], max_tokens)
+            assert (alone.length, alone.rows) == (batch.length, batch.rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_gradient_is_the_same_to_the_last_bit_whoever_its_companions_are(
+    architecture: str, dtype: torch.dtype
+) -> None:
+    """Otherwise one record would move the others' gradients: in bfloat16 by a tenth of C, and unaccounted."""
+    model, task = lora_model(architecture, dtype=dtype), TinyTask(architecture)
+    one = examples(1, seed=5)[0]
+    seen = []
+    for seed, count in ((0, 0), (1, 3), (2, 25), (3, 60)):
+        companions = examples(count, seed=seed)
+        place = count // 2
+        for batch in micro_batches([*companions[:place], one, *companions[place:]], 256):
+            if one in batch.examples:
+                with PerExampleGradients(model, trained(model)) as gradients:
+                    each = gradients.of(task, batch)
+                row = batch.examples.index(one)
+                seen.append(torch.cat([gradient[row].flatten() for gradient in each.values()]))
+    assert len(seen) == 4
+    assert all(torch.equal(seen[0], other) for other in seen)
 
 
 def test_the_sum_does_not_depend_on_the_micro_batches(llama: Any) -> None:
@@ -274,7 +303,7 @@ def test_the_sum_does_not_depend_on_the_micro_batches(llama: Any) -> None:
 
 def test_hooks_are_gone_after_use_and_after_a_failure(llama: Any) -> None:
     class Broken(TinyTask):
-        def losses(self, model: Any, batch: Any) -> torch.Tensor:
+        def losses(self, model: Any, batch: Any, length: int) -> torch.Tensor:
             raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):

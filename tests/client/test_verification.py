@@ -32,7 +32,7 @@ def test_a_layer_that_the_loss_does_not_reach_is_noticed() -> None:
     model = lora_model("llama")
 
     class FirstLayerOnly(TinyTask):
-        def losses(self, model: Any, batch: Any) -> torch.Tensor:
+        def losses(self, model: Any, batch: Any, length: int) -> torch.Tensor:
             ids = torch.tensor([[*example.input_ids[:2]] for example in batch])
             base = model.base_model.model.model
             hidden = base.layers[0].self_attn.q_proj(base.embed_tokens(ids))
@@ -44,8 +44,8 @@ def test_a_layer_that_the_loss_does_not_reach_is_noticed() -> None:
 
 def test_a_loss_that_couples_examples_is_noticed() -> None:
     class ShareOfBatch(TinyTask):
-        def losses(self, model: Any, batch: Any) -> torch.Tensor:
-            return super().losses(model, batch) / len(batch)
+        def losses(self, model: Any, batch: Any, length: int) -> torch.Tensor:
+            return super().losses(model, batch, length) / len(batch)
 
     model = lora_model("llama")
     with pytest.raises(GuaranteeError, match="differs from a plain loop"):

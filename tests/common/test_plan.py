@@ -86,7 +86,8 @@ def test_an_unknown_table_names_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "key"), [("model", "base"), ("training", "rounds"), ("training", "batch_size"), ("privacy", "delta")]
+    ("section", "key"),
+    [("model", "base"), ("training", "rounds"), ("training", "batch_size"), ("privacy", "delta")],
 )
 def test_a_missing_key_is_named(section: str, key: str) -> None:
     values = {**SMALLEST, section: {k: v for k, v in SMALLEST[section].items() if k != key}}
@@ -321,14 +322,18 @@ def test_any_json_in_the_place_of_a_value_gives_that_plan_or_an_input_error(data
     values = json.loads(GOOD)
     section = data.draw(st.sampled_from(sorted(values)))
     if isinstance(values[section], dict) and data.draw(st.booleans()):
-        values[section][data.draw(st.sampled_from(sorted(values[section])) | st.text(max_size=4))] = data.draw(JSON)
+        values[section][data.draw(st.sampled_from(sorted(values[section])) | st.text(max_size=4))] = data.draw(
+            JSON
+        )
     else:
         values[section] = data.draw(JSON)
     sent = dumped(values)
+    text = ""
     try:
         assert Plan.from_canonical(sent).canonical() == sent
     except InputError as error:
-        assert "\n" not in str(error)
+        text = str(error)
+    assert "\n" not in text
 
 
 # Files and paths
@@ -391,18 +396,22 @@ def test_the_plan_as_it_ran_means_the_same_in_another_folder(
     monkeypatch.setenv("SOTTO_TEST_FOLDER", "/data")
     first = tmp_path / "plan.toml"
     first.write_text(
-        plan(evaluation={"data": "public.jsonl"}, simulation={"data": "${SOTTO_TEST_FOLDER}/all.jsonl"}).to_toml(),
+        """
+        name = "triage"
+        model.base = "base"
+        training = {rounds = 3, batch_size = 8}
+        privacy = {epsilon = 8, delta = 1e-5}
+        evaluation.data = "public.jsonl"
+        simulation.data = "${SOTTO_TEST_FOLDER}/all.jsonl"
+        """,
         encoding="utf-8",
     )
-    read = Plan.read(first)
     second = tmp_path / "run" / "plan.toml"
     second.parent.mkdir()
-    second.write_text(read.to_toml(), encoding="utf-8")
+    second.write_text(Plan.read(first).to_toml(), encoding="utf-8")
     again = Plan.read(second)
-    assert again.digest() == read.digest()
-    assert again.evaluation.data is not None
-    assert again.path(again.evaluation.data).name == "public.jsonl"
-    assert again.path(again.evaluation.data) == read.path("public.jsonl")
+    assert again.digest() == plan().digest()
+    assert again.evaluation.data == str(tmp_path / "public.jsonl")
     assert again.simulation.data == "/data/all.jsonl"
 
 

@@ -1,0 +1,238 @@
+"""The wire: what is packed comes back through Flower's own serialization, and nothing else gets in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import messages
+from common.accounting import Mechanism
+from common.adapter import AdapterError, initial, to_bytes
+from common.errors import Refused
+from common.messages import MessageError
+from common.protocol import REASONS, Description, Lifetime, Release, Statement, TrainRequest
+
+SHAPES = {"q_proj.lora_A.weight": (2, 6), "q_proj.lora_B.weight": (4, 2)}
+REQUEST = TrainRequest("triage-2026-11-22-1a2b3c4d", 3, b'{"name":"triage"}', "ab" * 32, b"\x00adapter\xff" * 50)
+DESCRIPTION = Description("st-mary", "example", 10_000)
+STATEMENT = Statement(
+    organization="st-mary",
+    run=REQUEST.run,
+    plan="cd" * 32,
+    fingerprint="ab" * 32,
+    unit="example",
+    public_size=10_000,
+    mechanisms=(Mechanism(0.0256, 0.56, 80),),
+    epsilon=7.8,
+    delta=1e-5,
+    lifetime=Lifetime(7.8, 8.0, 1e-5),
+    boundary="same user",
+)
+ANSWERS: list[Callable[[RecordDict], Any]] = [
+    messages.unpack_release,
+    messages.unpack_description,
+    messages.unpack_statement,
+]
+
+
+def sent(content: RecordDict) -> RecordDict:
+    """The content after the bytes that Flower would send."""
+    message = recorddict_to_proto(content)
+    return recorddict_from_proto(type(message).FromString(message.SerializeToString()))
+
+
+def head(**values: Any) -> RecordDict:
+    return RecordDict({"sotto": ConfigRecord(values)})
+
+
+def text(values: Any) -> RecordDict:
+    return head(json=json.dumps(values))
+
+
+# There and back
+
+
+def test_a_train_request_comes_back() -> None:
+    back = messages.unpack_train(sent(messages.pack_train(REQUEST)))
+    assert back == REQUEST
+    assert back.digest() == REQUEST.digest()
+
+
+def test_a_release_comes_back() -> None:
+    release = Release(bytes(range(256)))
+    assert messages.unpack_release(sent(messages.pack_release(release))) == release
+
+
+def test_a_query_comes_back_and_may_be_about_no_run() -> None:
+    assert messages.unpack_query(sent(messages.pack_query(REQUEST.run))) == REQUEST.run
+    assert messages.unpack_query(sent(messages.pack_query())) == ""
+
+
+def test_a_description_and_a_statement_come_back() -> None:
+    assert messages.unpack_description(sent(messages.pack_description(DESCRIPTION))) == DESCRIPTION
+    assert messages.unpack_statement(sent(messages.pack_statement(STATEMENT))) == STATEMENT
+
+
+def test_an_adapter_comes_back_exactly() -> None:
+    adapter = initial(SHAPES, 1)
+    back = messages.adapter_from_record(messages.adapter_record(adapter), SHAPES)
+    assert to_bytes(back) == to_bytes(adapter)
+    with pytest.raises(AdapterError):
+        messages.adapter_from_record(messages.adapter_record(adapter), {"other": (2, 2)})
+
+
+@pytest.mark.parametrize("code", sorted(REASONS))
+@pytest.mark.parametrize("unpack", ANSWERS)
+def test_a_refusal_is_raised_wherever_an_answer_was_due(unpack: Callable[[RecordDict], Any], code: str) -> None:
+    with pytest.raises(Refused) as caught:
+        unpack(sent(messages.pack_refusal(Refused(code, "privacy.epsilon = 9"))))
+    assert (caught.value.code, caught.value.detail) == (code, "privacy.epsilon = 9")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("code", ["", "Budget", "the patient's name", 7, 1.5, b"budget", ["budget"], [1]])
+@pytest.mark.parametrize("unpack", ANSWERS)
+def test_an_unknown_code_becomes_one_that_is_known(unpack: Callable[[RecordDict], Any], code: Any) -> None:
+    with pytest.raises((Refused, MessageError)) as caught:
+        unpack(head(refused=code, detail="why"))
+    if isinstance(caught.value, Refused):
+        assert caught.value.code == "training-failed"
+
+
+def test_the_sentence_of_a_refusal_is_cut() -> None:
+    with pytest.raises(Refused) as caught:
+        messages.unpack_release(head(refused="budget", detail="x" * 10_000))
+    assert len(caught.value.detail) <= 500
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("run", 5),
+        ("run", b"run"),
+        ("run", ["run"]),
+        ("round", "3"),
+        ("round", 3.0),
+        ("round", True),
+        ("plan", "plan"),
+        ("plan", 5),
+        ("model", b"model"),
+    ],
+)
+def test_a_train_request_with_a_value_of_another_type_is_refused(key: str, value: Any) -> None:
+    content = messages.pack_train(REQUEST)
+    content.config_records["sotto"][key] = value
+    with pytest.raises(MessageError, match=key):
+        messages.unpack_train(content)
+
+
+@pytest.mark.parametrize("key", ["run", "round", "plan", "model"])
+def test_a_train_request_that_lacks_a_value_is_refused(key: str) -> None:
+    content = messages.pack_train(REQUEST)
+    del content.config_records["sotto"][key]
+    with pytest.raises(MessageError, match=key):
+        messages.unpack_train(content)
+
+
+ARRAYS = {
+    "no array": ArrayRecord(),
+    "another key": ArrayRecord({"weights": Array("uint8", (3,), "safetensors", b"abc")}),
+    "numpy": ArrayRecord({"safetensors": Array(np.zeros(3, np.uint8))}),
+    "another type": ArrayRecord({"safetensors": Array("float32", (3,), "safetensors", b"abc")}),
+    "another length": ArrayRecord({"safetensors": Array("uint8", (4,), "safetensors", b"abc")}),
+    "another shape": ArrayRecord({"safetensors": Array("uint8", (3, 1), "safetensors", b"abc")}),
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_an_adapter_that_is_not_safetensors_bytes_is_refused(case: str) -> None:
+    for content, unpack in (
+        (messages.pack_train(REQUEST), messages.unpack_train),
+        (messages.pack_release(Release(b"abc")), messages.unpack_release),
+    ):
+        content.array_records["adapter"] = ARRAYS[case]
+        with pytest.raises(MessageError, match="adapter"):
+            unpack(content)
+
+
+@pytest.mark.parametrize("unpack", [messages.unpack_train, messages.unpack_query, *ANSWERS])
+def test_an_empty_message_is_refused(unpack: Callable[[RecordDict], Any]) -> None:
+    with pytest.raises(MessageError):
+        unpack(RecordDict())
+
+
+@pytest.mark.parametrize("value", ["", "{", "[1]", "null", '"text"', "[" * 100_000, "9" * 5000, b"{}", 5, ["{}"]])
+@pytest.mark.parametrize("unpack", ANSWERS[1:])
+def test_what_holds_no_json_object_is_refused(unpack: Callable[[RecordDict], Any], value: Any) -> None:
+    with pytest.raises(MessageError):
+        unpack(head(json=value))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"organization": "st-mary", "unit": "example"},
+        {"organization": "st-mary", "unit": "example", "public_size": 10, "records": 9},
+        {"organization": 5, "unit": "example", "public_size": 10},
+        {"organization": "st-mary", "unit": None, "public_size": 10},
+        {"organization": "st-mary", "unit": "example", "public_size": "10"},
+        {"organization": "st-mary", "unit": "example", "public_size": 10.0},
+        {"organization": "st-mary", "unit": "example", "public_size": True},
+    ],
+)
+def test_what_is_no_description_is_refused(values: Any) -> None:
+    with pytest.raises(MessageError):
+        messages.unpack_description(text(values))
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../st-mary", "/etc/passwd", "st/mary", "st-mary\n", "x" * 5000])
+def test_an_organization_whose_name_would_not_do_as_a_file_is_refused(name: str) -> None:
+    with pytest.raises(MessageError):
+        messages.unpack_description(text({"organization": name, "unit": "example", "public_size": 10}))
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_a_public_size_below_one_is_refused(size: int) -> None:
+    # It is a weight of the average: a negative one would turn the others' updates around.
+    with pytest.raises(MessageError):
+        messages.unpack_description(text({"organization": "st-mary", "unit": "example", "public_size": size}))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_any_json_is_a_statement_or_refused(data: st.DataObject) -> None:
+    values = json.loads(json.dumps(STATEMENT.to_dict()))
+    values[data.draw(st.sampled_from(sorted(values)) | st.text(max_size=4))] = data.draw(JSON)
+    with contextlib.suppress(MessageError):
+        assert isinstance(messages.unpack_statement(text(values)), Statement)
+
+
+# Sizes
+
+
+def test_the_size_of_a_message_is_that_of_its_bytes_and_texts() -> None:
+    by_hand = len(REQUEST.run) + len(REQUEST.plan) + len(REQUEST.fingerprint) + len(REQUEST.adapter)
+    assert messages.payload_size(messages.pack_train(REQUEST)) == by_hand
+    release = messages.pack_release(Release(b"x" * 1000))
+    assert messages.payload_size(release) == 1000 + len("release")
+    assert messages.payload_size(sent(release)) == 1000 + len("release")
+    assert messages.payload_size(RecordDict()) == 0

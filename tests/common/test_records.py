@@ -1,0 +1,130 @@
+"""Files of records: every line is a JSON object, or the line is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import InputError
+from common.records import read_records
+
+LINES = b'{"text": "one"}\n{"text": "two \xc3\xa9", "more": [1, null]}\n'
+RECORDS = [{"text": "one"}, {"text": "two é", "more": [1, None]}]
+
+
+def written(folder: Path, data: bytes, name: str = "records.jsonl") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_records(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text.removeprefix(f"{path}: ")
+
+
+def test_plain_and_compressed_files_hold_the_same(tmp_path: Path) -> None:
+    assert read_records(written(tmp_path, LINES)) == RECORDS
+    assert read_records(written(tmp_path, gzip.compress(LINES), "records.jsonl.gz")) == RECORDS
+
+
+def test_blank_lines_and_a_missing_last_newline_change_nothing(tmp_path: Path) -> None:
+    assert read_records(written(tmp_path, b"\n  \r\n" + LINES.replace(b"\n", b"\r\n\r\n").rstrip())) == RECORDS
+
+
+def test_an_unusual_line_separator_inside_a_text_ends_no_line(tmp_path: Path) -> None:
+    record = {"text": "one\u2028two\u0085three\x0cfour"}
+    assert read_records(written(tmp_path, json.dumps(record, ensure_ascii=False).encode())) == [record]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(records=st.lists(st.dictionaries(st.text(max_size=4), JSON, max_size=3), min_size=1, max_size=4))
+def test_what_another_writer_wrote_is_read(
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]]
+) -> None:
+    data = "\n".join(json.dumps(record, ensure_ascii=False) for record in records).encode()
+    folder = tmp_path_factory.getbasetemp()
+    assert read_records(written(folder, data)) == records
+    assert read_records(written(folder, gzip.compress(data), "records.jsonl.gz")) == records
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"not json",
+        b'{"text": "cut off',
+        b'{"text": "\xff"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"count": ' + b"9" * 5000 + b"}",
+    ],
+    ids=["brace", "words", "cut", "not UTF-8", "bytes", "endless nesting", "endless integer"],
+)
+def test_a_line_that_is_not_json_in_utf8_is_named_by_its_number(tmp_path: Path, line: bytes) -> None:
+    assert refused(written(tmp_path, LINES + b"\n" + line + b"\n" + LINES)).startswith("line 4 is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"), [(b"[1]", "list"), (b'"text"', "str"), (b"null", "NoneType"), (b"3", "int")]
+)
+def test_a_line_that_is_no_object_is_named_by_its_number_and_kind(tmp_path: Path, line: bytes, kind: str) -> None:
+    assert refused(written(tmp_path, LINES + line)) == f"line 3 is a {kind}; it should be a JSON object"
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n  \n"])
+def test_a_file_without_records_is_refused(tmp_path: Path, data: bytes) -> None:
+    assert refused(written(tmp_path, data)).startswith("holds no records")
+    assert refused(written(tmp_path, gzip.compress(data), "records.jsonl.gz")).startswith("holds no records")
+
+
+@pytest.mark.parametrize("name", ["records.json", "records.csv", "records.gz", "records", "records.jsonl.zip"])
+def test_another_suffix_is_refused(tmp_path: Path, name: str) -> None:
+    assert "should be a .jsonl or .jsonl.gz file" in refused(written(tmp_path, LINES, name))
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path / "records.jsonl") == "there is no such file"
+    folder = tmp_path / "folder.jsonl"
+    folder.mkdir()
+    assert refused(folder) == "there is no such file"
+
+
+def compressed() -> bytes:
+    noise = random.Random(0).randbytes(3000).hex()
+    return gzip.compress(json.dumps({"text": noise}).encode() + b"\n")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        LINES,
+        compressed()[:-500],
+        compressed()[:-4],
+        compressed()[:200] + b"\x00" * 8 + compressed()[208:],
+        compressed()[:10] + b"\xff\xff" + compressed()[12:],
+        compressed()[:-6] + b"\x00\x00" + compressed()[-4:],
+        compressed() + b"rubbish",
+    ],
+    ids=["plain", "cut", "end cut", "damaged inside", "damaged at the start", "wrong checksum", "more behind it"],
+)
+def test_what_is_not_a_whole_gzip_file_is_refused(tmp_path: Path, data: bytes) -> None:
+    assert refused(written(tmp_path, data, "records.jsonl.gz"))

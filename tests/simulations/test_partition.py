@@ -1,0 +1,148 @@
+"""Dealing records: each to exactly one organization, repeatably, under a name that a plan would accept."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from common.errors import InputError
+from common.plan import Simulation
+from common.records import Record
+from common.settings import validate
+from simulations.partition import partition
+
+NAME = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"
+
+
+def simulation(**values: Any) -> Simulation:
+    return validate(values, Simulation, "the test's plan")
+
+
+def records(fields: list[Any]) -> list[Record]:
+    return [{"id": number, "client": field} for number, field in enumerate(fields)]
+
+
+def ids(dealt: dict[str, list[Record]]) -> dict[str, list[int]]:
+    return {name: [record["id"] for record in own] for name, own in dealt.items()}
+
+
+KINDS = st.sampled_from(["iid", "dirichlet", "field"])
+CLIENTS = st.lists(st.sampled_from(["North", "South 2", "9 West", "Ost-West", 4]), min_size=1, max_size=40)
+
+
+@settings(deadline=None, max_examples=150)
+@given(KINDS, CLIENTS, st.integers(1, 6), st.sampled_from([0.05, 0.5, 50.0]), st.integers(0, 5))
+def test_every_record_is_dealt_to_exactly_one_organization_in_the_order_of_the_file(
+    kind: str, clients: list[Any], organizations: int, alpha: float, seed: int
+) -> None:
+    own = records(clients)
+    asked = simulation(partition=kind, field="client", organizations=organizations, alpha=alpha, seed=seed)
+    if kind == "field":
+        dealt = partition(own, asked)
+    else:
+        try:
+            dealt = partition(own, asked)
+        except InputError:
+            return  # an organization would have had no records
+    numbers = ids(dealt)
+    assert sorted(number for some in numbers.values() for number in some) == list(range(len(clients)))
+    assert all(some == sorted(some) and some for some in numbers.values())
+    assert all(re.fullmatch(NAME, name) for name in dealt)
+    assert all(own[record["id"]] is record for some in dealt.values() for record in some)
+    if kind == "field":
+        assert all(len({str(record["client"]) for record in some}) == 1 for some in dealt.values())
+        assert len(dealt) == len(set(map(str, clients)))
+    else:
+        assert len(dealt) == organizations
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(max_size=60))
+@example("!!!")
+@example("東京")
+@example("1" * 26 + " 2")
+@example("a" * 39 + " b")
+def test_any_value_of_a_field_gives_a_name_that_a_plan_would_accept_or_an_input_error(value: str) -> None:
+    try:
+        (name,) = partition(records([value]), simulation(partition="field", field="client"))
+    except InputError:
+        return
+    assert re.fullmatch(NAME, name)
+
+
+@pytest.mark.parametrize("kind", ["iid", "dirichlet"])
+def test_the_same_seed_deals_the_same_and_another_seed_does_not(kind: str) -> None:
+    own = records(["a", "b"] * 30)
+    asked = {"partition": kind, "field": "client", "organizations": 3, "alpha": 5.0}
+    dealt = ids(partition(own, simulation(**asked, seed=1)))
+    assert ids(partition(own, simulation(**asked, seed=1))) == dealt
+    assert ids(partition(own, simulation(**asked, seed=2))) != dealt
+
+
+@pytest.mark.parametrize(("count", "organizations"), [(40, 4), (41, 4), (7, 7), (100, 9)])
+def test_iid_gives_equal_sizes_up_to_one_record(count: int, organizations: int) -> None:
+    dealt = partition(records(["a"] * count), simulation(organizations=organizations))
+    sizes = [len(own) for own in dealt.values()]
+    assert max(sizes) - min(sizes) <= 1
+    assert list(dealt) == [f"organization-{number}" for number in range(1, organizations + 1)]
+
+
+def test_iid_mixes_the_file() -> None:
+    (first, second) = ids(partition(records(["a"] * 200), simulation(organizations=2))).values()
+    assert 20 < sum(number < 100 for number in first) < 80
+    assert 20 < sum(number < 100 for number in second) < 80
+
+
+def largest_share(alpha: float) -> float:
+    """Of any organization in the records of one value, averaged over values and seeds."""
+    own = records([str(number % 4) for number in range(800)])
+    shares = []
+    for seed in range(5):
+        asked = simulation(partition="dirichlet", field="client", organizations=4, alpha=alpha, seed=seed)
+        try:
+            dealt = partition(own, asked)
+        except InputError:
+            continue
+        for value in "0123":
+            counts = [sum(record["client"] == value for record in some) for some in dealt.values()]
+            assert sum(counts) == 200
+            shares.append(max(counts) / 200)
+    assert shares
+    return sum(shares) / len(shares)
+
+
+def test_a_small_alpha_is_uneven_and_a_large_one_is_even() -> None:
+    # An even split is 1/4; of one Dirichlet(0.1) draw over four the largest share is near 0.9.
+    assert largest_share(0.1) > 0.75
+    assert largest_share(10_000.0) < 0.27
+
+
+def test_organizations_are_named_after_the_values_of_the_field() -> None:
+    dealt = partition(
+        records(["St. Mary's", 2024, "St. Mary's", "Nord/Süd"]), simulation(partition="field", field="client")
+    )
+    assert ids(dealt) == {"organization-2024": [1], "nord-s-d": [3], "st-mary-s": [0, 2]}
+
+
+def test_two_values_that_would_give_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="two of its values"):
+        partition(records(["North", "north"]), simulation(partition="field", field="client"))
+
+
+@pytest.mark.parametrize("kind", ["field", "dirichlet"])
+@pytest.mark.parametrize("value", [None, 1.5, ["a"], {}])
+def test_a_record_without_the_field_is_named(kind: str, value: Any) -> None:
+    asked = simulation(partition=kind, field="client", organizations=1)
+    with pytest.raises(InputError, match="record 3 has no such field"):
+        partition([*records(["a", "b"]), {"client": value} if value is not None else {"id": 2}], asked)
+
+
+@pytest.mark.parametrize("kind", ["iid", "dirichlet"])
+def test_an_organization_without_records_is_refused(kind: str) -> None:
+    asked = simulation(partition=kind, field="client", organizations=4)
+    with pytest.raises(InputError, match=r"simulation.organizations = 4: organization-\d would have no records"):
+        partition(records(["a", "b", "a"]), asked)
