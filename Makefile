@@ -7,7 +7,7 @@ QUIET := HF_HUB_OFFLINE=1 FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 T
 
 .PHONY: demo test check clean
 demo: .venv/ready
-	$(QUIET) $(BIN)/sotto simulate --out runs/demo
+	$(QUIET) $(BIN)/sotto simulate
 
 test: .venv/ready
 	$(QUIET) $(BIN)/python -m pytest

@@ -1,8 +1,8 @@
 """The vault: the boundary around one organization's records.
 
-It trusts nothing in a request. In this order: read the request, ask the policy, answer from the ledger if the
-round was settled before, check that training trains, charge the whole run, train, store the release, answer.
-Nothing before the charge reads a record's content; no refusal depends on one.
+It trusts nothing in a request. In this order: read the request, answer from the ledger if the round was settled
+before, ask the policy, check that training trains, charge the whole run, train, store the release, answer.
+No refusal depends on a record.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common.model import LoraModel
 from common.plan import Plan
 from common.protocol import Description, Lifetime, Release, Statement, TrainRequest
 from common.records import Record
-from common.tasks import make_task
+from common.tasks import Task, make_task
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class _Prepared:
     """What one plan needs, kept from round to round."""
 
     model: LoraModel
+    task: Task
     records: EncodedRecords
 
 
@@ -164,27 +165,25 @@ class Vault:
 
     def _prepare(self, plan: Plan, fingerprint: str) -> _Prepared:
         """Model and records for a plan; checks before any spend that training trains."""
-        folder = self._organization.model_folder(plan)
-        if plan.digest() not in self._prepared:
+        prepared = self._prepared.get(plan.digest())
+        if prepared is None:
+            folder = self._organization.model_folder(plan)
             try:
                 model = self._load_model(folder, plan)
                 task = make_task(plan.task, model.tokenizer)
             except InputError as error:
                 raise Refused("policy", str(error)) from None
-            tolerance = _GRADIENT_TOLERANCE[plan.model.dtype]
+            _check_fingerprint(model, fingerprint)
             try:
+                tolerance = _GRADIENT_TOLERANCE[plan.model.dtype]
                 verify_training(model.module, model.trained_parameters(), task, tolerance)
             except GuaranteeError as error:
-                # Made of made-up examples only, so that its text may leave.
+                # It was found on made-up examples, so that its text may leave.
                 raise Refused("not-trainable", str(error)) from None
-            self._prepared = {plan.digest(): _Prepared(model, encode(self._records, task))}
-        prepared = self._prepared[plan.digest()]
-        if prepared.model.fingerprint != fingerprint:
-            raise Refused(
-                "model-differs",
-                f"model.base = {plan.model.base!r}: the coordinator's begins {fingerprint[:12]!r}, "
-                f"ours {prepared.model.fingerprint[:12]!r}",
-            )
+            prepared = _Prepared(model, task, encode(self._records, task))
+            # One plan at a time: what an earlier one needed is let go.
+            self._prepared = {plan.digest(): prepared}
+        _check_fingerprint(prepared.model, fingerprint)
         return prepared
 
     def _read_adapter(self, request: TrainRequest, model: LoraModel) -> Adapter:
@@ -209,19 +208,28 @@ class Vault:
         train(
             model.module,
             parameters,
-            make_task(plan.task, model.tokenizer),
+            prepared.task,
             prepared.records.units,
             step,
             plan.training.local_steps,
-            make_optimizer(plan, list(parameters.values())),
+            make_optimizer(plan, list(parameters.values()), request.round),
             self._entropy.stream(self._organization.name, request.run, request.round),
         )
         return subtract(model.adapter(), adapter)
 
 
-def make_optimizer(plan: Plan, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The local optimizer of a plan, without any state."""
+def _check_fingerprint(model: LoraModel, expected: str) -> None:
+    if model.fingerprint != expected:
+        raise Refused(
+            "model-differs",
+            f"the coordinator's base model begins {expected[:12]!r}, ours {model.fingerprint[:12]!r}",
+        )
+
+
+def make_optimizer(plan: Plan, parameters: list[torch.nn.Parameter], round_number: int) -> torch.optim.Optimizer:
+    """The local optimizer of a round, without any state."""
     training = plan.training
+    rate = training.rate(round_number)
     if training.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=training.learning_rate, momentum=training.momentum)
-    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=0.0)
+        return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)

@@ -19,6 +19,9 @@ from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_val
 from common.errors import InputError
 from common.settings import Section, load, resolve, validate
 
+# The accountant's time grows with the steps; a request must not keep a vault busy for hours.
+_MOST_STEPS = 100_000
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 
 
@@ -86,13 +89,27 @@ class Training(Section):
     batch_size: PositiveInt = Field(examples=[256])
     """Expected units in a step of one organization: public. The sample rate is this / public_size."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Of the organization's optimizer."""
+    """Of the organization's optimizer, in the first round."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """linear: the learning rate falls in equal steps from round to round, towards zero after the last."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Fresh in every round; it sees noised gradients only."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """Of sgd."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: slower, much less memory."""
+
+    def rate(self, round_number: int) -> float:
+        """The learning rate of a round, counted from 1."""
+        left = 1.0 if self.schedule == "constant" else 1 - (round_number - 1) / self.rounds
+        return self.learning_rate * left
+
+    @model_validator(mode="after")
+    def _steps_can_be_accounted(self) -> Training:
+        steps = self.rounds * self.local_steps
+        if steps > _MOST_STEPS:
+            raise ValueError(f"rounds × local_steps = {steps} should be at most {_MOST_STEPS}")
+        return self
 
 
 class Federation(Section):
@@ -229,6 +246,10 @@ class Plan(Section):
         """Where the coordinator finds the base model: a folder beside the plan, else the name as it is."""
         folder = self.path(self.model.base)
         return str(folder) if folder.is_dir() else self.model.base
+
+    def agreement_toml(self) -> str:
+        """The agreement alone, to travel with an adapter: it holds no path of the coordinator's own."""
+        return tomli_w.dumps(self.agreement())
 
     def to_toml(self) -> str:
         """The plan as it runs: defaults filled in, the coordinator's own paths made absolute."""

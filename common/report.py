@@ -22,7 +22,7 @@ NOT_COVERED = (
 def guarantee(statements: Sequence[Statement]) -> str:
     """The guarantee in one plain sentence with its numbers."""
     if not statements:
-        return "No guarantee: this run was made without differential privacy."
+        return "No guarantee: no organization states what this run cost it, as in a run without privacy."
     costs = ", ".join(
         f"{item.organization}: ({item.lifetime.epsilon_spent:.2f}, {item.lifetime.delta:g}) for one {item.unit}"
         for item in statements

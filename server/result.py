@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import torch
 from peft import PeftModel
 
 from common.adapter import Adapter
-from common.errors import InputError
+from common.errors import InputError, SottoError
 from common.model import LoraModel, load_base
 from common.plan import Plan
 from common.protocol import Statement
 from common.report import build_report
 from server.card import adapter_card
 from server.run_directory import RunDirectory
+
+_MERGE_TOLERANCE = 1e-3
 
 
 def write_result(directory: RunDirectory, model: LoraModel, adapter: Adapter) -> dict[str, Any]:
@@ -38,6 +41,7 @@ def write_result(directory: RunDirectory, model: LoraModel, adapter: Adapter) ->
     model.module.save_pretrained(str(directory.adapter_folder))
     card = adapter_card(directory.plan, directory.info, directory.rounds(), report)
     (directory.adapter_folder / "README.md").write_text(card, encoding="utf-8")
+    (directory.adapter_folder / "plan.toml").write_text(directory.plan.agreement_toml(), encoding="utf-8")
     return report
 
 
@@ -81,6 +85,7 @@ def merge(path: Path, out: Path) -> float:
 
     Raises:
         InputError: `path` holds no adapter, or `out` is not free.
+        SottoError: the merged model is not the same model.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is not empty; --out should be a new directory")
@@ -94,12 +99,13 @@ def merge(path: Path, out: Path) -> float:
         before = model(input_ids=tokens).logits
         merged = model.merge_and_unload(safe_merge=True)
         difference = float((merged(input_ids=tokens).logits - before).abs().max())
+    if not difference <= _MERGE_TOLERANCE:
+        raise SottoError(f"a logit of the merged model differs by {difference:.2g}; nothing was written")
     merged.save_pretrained(str(out))
     tokenizer.save_pretrained(str(out))
     for name in ("README.md", "plan.toml"):
-        source = folder / name if name == "README.md" else folder.parent / name
-        if source.is_file():
-            (out / name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
     return difference
 
 

@@ -17,7 +17,7 @@ from common.adapter import Adapter
 from common.errors import Refused, SottoError
 from common.protocol import Description
 from server.run_directory import RoundLine, RunDirectory
-from server.strategy import LoraAveraging
+from server.strategy import LoraAveraging, Outcome
 
 Evaluator = Callable[[Adapter], dict[str, float]]
 
@@ -62,36 +62,51 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
         observer.finished(line)
     strategy = LoraAveraging(plan, info.run, info.fingerprint, directory.trained_shapes, organizations)
     for number in range(done + 1, plan.training.rounds + 1):
-        start = time.monotonic()
-        requests = list(strategy.configure_train(number, messages.adapter_record(adapter), ConfigRecord(), grid))
-        replies = exchange(
-            grid,
-            requests,
-            plan.federation.round_timeout,
-            lambda reply: observer.answered(organizations[reply.metadata.src_node_id].organization),
-        )
-        arrays, _ = strategy.aggregate_train(number, replies)
-        if arrays is None:
-            raise SottoError(_too_few(number, strategy, plan.federation.min_organizations))
-        adapter = messages.adapter_from_record(arrays, directory.trained_shapes)
-        line = RoundLine(
-            round=number,
-            organizations={
-                "asked": sorted(description.organization for description in organizations.values()),
-                **asdict(strategy.outcome),
-            },
-            bytes_up=sum(messages.payload_size(reply.content) for reply in replies if reply.has_content()),
-            bytes_down=sum(messages.payload_size(request.content) for request in requests),
-            seconds=round(time.monotonic() - start, 3),
-            metrics=evaluate(adapter) if evaluate else {},
-        )
+        adapter, line = _run_round(number, adapter, grid, directory, strategy, evaluate, observer)
         directory.append_round(line)
         # The checkpoint comes last: it is what makes the round count when the run is resumed.
         directory.write_checkpoint(number, adapter)
         observer.finished(line)
-        if info.private and (number in (done + 1, plan.training.rounds)):
+        if info.private and number == done + 1:
+            # The whole run is charged by now: what it cost is known even if it never ends.
             collect_statements(grid, directory, organizations)
+    if info.private:
+        collect_statements(grid, directory, organizations)
     return adapter
+
+
+def _run_round(
+    number: int,
+    adapter: Adapter,
+    grid: Grid,
+    directory: RunDirectory,
+    strategy: LoraAveraging,
+    evaluate: Evaluator | None,
+    observer: Observer,
+) -> tuple[Adapter, RoundLine]:
+    """The adapter after one more round, and what `rounds.jsonl` says of it."""
+    federation, names = directory.plan.federation, strategy.names
+    start = time.monotonic()
+    requests = list(strategy.configure_train(number, messages.adapter_record(adapter), ConfigRecord(), grid))
+    replies = exchange(
+        grid,
+        requests,
+        federation.round_timeout,
+        lambda reply: observer.answered(names[reply.metadata.src_node_id]),
+    )
+    arrays, _ = strategy.aggregate_train(number, replies)
+    if arrays is None:
+        raise SottoError(_too_few(number, strategy.outcome, federation.min_organizations))
+    adapter = messages.adapter_from_record(arrays, directory.trained_shapes)
+    line = RoundLine(
+        round=number,
+        organizations={"asked": sorted(names.values()), **asdict(strategy.outcome)},
+        bytes_up=sum(messages.payload_size(reply.content) for reply in replies if reply.has_content()),
+        bytes_down=sum(messages.payload_size(request.content) for request in requests),
+        seconds=round(time.monotonic() - start, 3),
+        metrics=evaluate(adapter) if evaluate else {},
+    )
+    return adapter, line
 
 
 def find_organizations(grid: Grid, needed: int, timeout: float) -> dict[int, Description]:
@@ -164,8 +179,7 @@ def exchange(
     return replies
 
 
-def _too_few(number: int, strategy: LoraAveraging, needed: int) -> str:
-    outcome = strategy.outcome
+def _too_few(number: int, outcome: Outcome, needed: int) -> str:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(outcome.refused.items()))
     return f"round {number}: {len(outcome.answered)} organizations answered, the plan needs {needed}" + (
         f" ({reasons})" if reasons else ""

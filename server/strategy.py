@@ -36,6 +36,7 @@ class LoraAveraging(Strategy):
         organizations: who is behind each node.
 
     Attributes:
+        names: the organization behind each node.
         outcome: of the round that was aggregated last.
     """
 
@@ -47,6 +48,7 @@ class LoraAveraging(Strategy):
         self._fingerprint = fingerprint
         self._shapes = shapes
         self._organizations = organizations
+        self.names = {node: description.organization for node, description in organizations.items()}
         self._adapter = b""
         self.outcome = Outcome()
 
@@ -91,7 +93,7 @@ class LoraAveraging(Strategy):
         """The updates with the exact names, shapes, types and finite values; the others are refused by name."""
         updates: dict[str, Adapter] = {}
         for reply in replies:
-            name = self._organizations[reply.metadata.src_node_id].organization
+            name = self.names[reply.metadata.src_node_id]
             try:
                 if reply.has_error():
                     raise Refused("training-failed", f"Flower error {reply.error.code}")

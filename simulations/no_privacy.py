@@ -51,7 +51,7 @@ class OpenTrainer:
         before = from_bytes(request.adapter, model.trained_shapes)
         model.load(before)
         parameters = list(model.trained_parameters().values())
-        optimizer = make_optimizer(plan, parameters)
+        optimizer = make_optimizer(plan, parameters, request.round)
         task = make_task(plan.task, model.tokenizer)
         stream = self._entropy.stream(self._organization.name, request.run, request.round)
         rate = sample_rate(plan.training.batch_size, self._organization.data.public_size)

@@ -179,7 +179,7 @@ def simulated_organization(name: str, plan: Plan, count: int) -> Organization:
             # A plan's δ that is too large for the size is refused as such, by `check_plan_fits`.
             max_delta=min(plan.privacy.delta, 0.99 / public_size),
         ),
-        vault=VaultSection(),
+        vault=VaultSection(max_tokens=16384 if torch.cuda.is_available() else 1024),
     )
 
 

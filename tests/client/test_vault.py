@@ -301,6 +301,26 @@ def test_a_record_that_cannot_contribute_changes_nothing_but_the_draws(make_benc
     assert broken is not None
 
 
+def test_records_are_drawn_at_the_public_rate_not_the_true_one(make_bench: MakeBench) -> None:
+    """Every uniform is 0.25: above the public rate 8 / 40, so nobody is drawn; below 8 / 30, the true rate."""
+
+    class Quarter(Keystream):
+        def uniforms(self, count: int) -> Any:
+            return np.full(count, 0.25)
+
+        def gaussians(self, count: int) -> Any:
+            return Keystream(bytes(32)).gaussians(count)
+
+    class Quarters:
+        def stream(self, organization: str, run: str, round_number: int) -> Keystream:
+            return Quarter(bytes(32))
+
+    full = make_bench(entropy=Quarters())
+    noised = full.vault.train(full.request(run="full"))
+    empty = make_bench(entropy=Quarters(), records=[])
+    assert empty.vault.train(empty.request(run="empty")).update == noised.update
+
+
 def test_seeded_vaults_repeat_and_system_vaults_do_not(make_bench: MakeBench) -> None:
     policy = {"max_epsilon": 100.0}
     seeded = [make_bench(entropy=SeededEntropy(1), policy=policy) for _ in range(2)]

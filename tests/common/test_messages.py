@@ -150,6 +150,7 @@ ARRAYS = {
     "another key": ArrayRecord({"weights": Array("uint8", (3,), "safetensors", b"abc")}),
     "numpy": ArrayRecord({"safetensors": Array(np.zeros(3, np.uint8))}),
     "another type": ArrayRecord({"safetensors": Array("float32", (3,), "safetensors", b"abc")}),
+    "another encoding": ArrayRecord({"safetensors": Array("uint8", (3,), "numpy.ndarray", b"abc")}),
     "another length": ArrayRecord({"safetensors": Array("uint8", (4,), "safetensors", b"abc")}),
     "another shape": ArrayRecord({"safetensors": Array("uint8", (3, 1), "safetensors", b"abc")}),
 }

@@ -33,6 +33,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "local_steps": 9,
         "batch_size": 9,
         "learning_rate": 0.5,
+        "schedule": "linear",
         "optimizer": "sgd",
         "momentum": 0.5,
         "gradient_checkpointing": True,
@@ -173,6 +174,29 @@ def test_a_partition_by_a_field_needs_the_field(kind: str) -> None:
     assert plan(simulation={"partition": kind, "field": "client"}).simulation.field == "client"
 
 
+def test_a_plan_of_more_steps_than_can_be_accounted_is_refused() -> None:
+    text = complaint(training={"rounds": 25_001, "local_steps": 4})
+    assert "100004" in text
+    assert "100000" in text
+    assert plan(training={"rounds": 25_000, "local_steps": 4}).training.rounds == 25_000
+
+
+def test_the_learning_rate_is_constant_or_falls_in_equal_steps() -> None:
+    training = {"rounds": 4, "learning_rate": 2.0}
+    constant = plan(training=training).training
+    assert [constant.rate(number) for number in (1, 2, 3, 4)] == [2.0, 2.0, 2.0, 2.0]
+    linear = plan(training={**training, "schedule": "linear"}).training
+    assert [linear.rate(number) for number in (1, 2, 3, 4)] == [2.0, 1.5, 1.0, 0.5]
+
+
+def test_the_agreement_as_a_file_holds_nothing_of_the_coordinators_own(tmp_path: Path) -> None:
+    made = plan(lora={"rank": 3}, evaluation={"data": "public.jsonl"}, simulation={"data": "all.jsonl"})
+    path = tmp_path / "plan.toml"
+    path.write_text(made.agreement_toml(), encoding="utf-8")
+    assert "jsonl" not in path.read_text(encoding="utf-8")
+    assert Plan.read(path).digest() == made.digest()
+
+
 # Canonical bytes
 
 
@@ -228,7 +252,7 @@ PARTS = st.fixed_dictionaries(
                 "delta": st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True),
             }
         ),
-        "training": st.fixed_dictionaries({"rounds": st.integers(1, 10**30), "batch_size": st.integers(1, 3)}),
+        "training": st.fixed_dictionaries({"rounds": st.integers(1, 25_000), "batch_size": st.integers(1, 3)}),
     }
 )
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.errors import InputError
 from common.plan import Task
-from common.tasks import Example, make_task
+from common.tasks import Example, make_task, padded_length
 from common.tasks.causal_lm import CausalLM
 from tests.conftest import DEMO_BASE
 
@@ -72,7 +72,7 @@ def test_the_loss_of_an_example_is_the_mean_over_its_own_tokens(model: Any, toke
     examples = encoded(tokenizer)
     assert len({len(example) for example in examples}) > 3
     with torch.no_grad():
-        losses = task(tokenizer).losses(model, examples)
+        losses = task(tokenizer).losses(model, examples, 48)
     assert losses.tolist() == pytest.approx([mean(token_losses(model, example)) for example in examples], abs=1e-5)
     # The model predicts some of these texts well and others badly, so that a mixture would be seen.
     assert max(losses) - min(losses) > 0.5
@@ -84,7 +84,7 @@ def test_positions_without_a_label_do_not_count(model: Any, tokenizer: Any) -> N
     answer_only = Example(first.input_ids, (-100,) * half + first.labels[half:])
     assert len(token_losses(model, answer_only)) == len(first) - half
     with torch.no_grad():
-        losses = task(tokenizer).losses(model, [answer_only, second])
+        losses = task(tokenizer).losses(model, [answer_only, second], 48)
     assert losses[0].item() == pytest.approx(mean(token_losses(model, answer_only)), abs=1e-5)
 
 
@@ -97,14 +97,26 @@ def test_the_companions_of_an_example_do_not_change_its_loss(
     batch = encoded(tokenizer, companions)
     batch.insert(place, example)
     with torch.no_grad():
-        loss = task(tokenizer).losses(model, batch)[batch.index(example)]
+        loss = task(tokenizer).losses(model, batch, 48)[batch.index(example)]
     assert loss.item() == pytest.approx(mean(token_losses(model, example)), abs=1e-5)
+
+
+@pytest.mark.parametrize("more", [0, 1, 16, 40])
+def test_padding_does_not_change_a_loss(model: Any, tokenizer: Any, more: int) -> None:
+    (example,) = encoded(tokenizer, ["My parcel is late."])
+    with torch.no_grad():
+        loss = task(tokenizer).losses(model, [example], len(example) + more)
+    assert loss.tolist() == pytest.approx([mean(token_losses(model, example))], abs=1e-5)
+
+
+def test_the_padded_length_is_the_next_multiple_of_sixteen_above() -> None:
+    assert [padded_length(length) for length in (1, 2, 15, 16, 17, 31, 32, 63)] == [16, 16, 16, 32, 32, 32, 48, 64]
 
 
 def test_the_gradient_of_one_loss_does_not_reach_the_other_examples(model: Any, tokenizer: Any) -> None:
     def gradient(batch: list[Example]) -> torch.Tensor:
         weight = model.get_input_embeddings().weight
-        loss = task(tokenizer).losses(model, batch)[0]
+        loss = task(tokenizer).losses(model, batch, 48)[0]
         return torch.autograd.grad(loss, weight)[0]
 
     first, *others = encoded(tokenizer)
@@ -116,8 +128,8 @@ def test_a_tokenizer_without_a_padding_token_gives_the_same(model: Any, tokenize
     without.pad_token = None
     examples = encoded(tokenizer)
     with torch.no_grad():
-        assert task(without).losses(model, examples).tolist() == pytest.approx(
-            task(tokenizer).losses(model, examples).tolist(), abs=1e-5
+        assert task(without).losses(model, examples, 48).tolist() == pytest.approx(
+            task(tokenizer).losses(model, examples, 48).tolist(), abs=1e-5
         )
 
 
