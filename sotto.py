@@ -23,8 +23,8 @@ for _name, _value in {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # Threads that wait should sleep: spinning ones bring a busy machine to a crawl.
-    "OMP_WAIT_POLICY": "PASSIVE",
+    # Threads that wait for long should sleep: spinning ones bring a busy machine to a crawl.
+    "GOMP_SPINCOUNT": "10000",
 }.items():
     os.environ.setdefault(_name, _value)
 

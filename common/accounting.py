@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Decimal, localcontext
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ Accountant = Literal["prv", "rdp"]
 # PRV's result is an upper bound; this is how far above the true ε it may lie.
 _EPSILON_ERROR = 0.001
 _COARSE_ERROR = 0.02
+# Beyond this ε, which protects nothing, PRV would take gigabytes: the looser bound of RDP is given.
+_PRV_LIMIT = 200.0
 _SIGMA_GRID = Decimal("0.001")
 _EPSILON_DIGITS = Decimal("0.0001")
 
@@ -63,6 +65,8 @@ class Mechanism:
         Raises:
             ValueError: another kind of mechanism, missing or impossible values. The unknown is never skipped.
         """
+        if not isinstance(values, dict):
+            raise ValueError("not a mechanism: it should be a table")
         if values.get("kind") != "poisson-gaussian":
             raise ValueError(f"unknown kind of mechanism: {values.get('kind')!r}")
         try:
@@ -101,9 +105,10 @@ def epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "prv") 
     """
     if not 0 < delta < 1:
         raise ValueError(f"delta = {delta}: it should be above 0 and below 1")
-    if accountant == "prv":
-        return round_up(_prv_epsilon(mechanism, delta, _EPSILON_ERROR))
-    return round_up(_rdp_epsilon(mechanism, delta))
+    loose = _rdp_epsilon(mechanism, delta)
+    if accountant == "rdp" or loose > _PRV_LIMIT:
+        return round_up(loose)
+    return round_up(_prv_epsilon(mechanism, delta, _EPSILON_ERROR))
 
 
 def round_up(value: float) -> float:
@@ -211,4 +216,6 @@ def within_lifetime(
 
 def total(values: Iterable[float]) -> Decimal:
     """An exact decimal sum: ten times 0.1 is 1, so that a budget can be spent to its last digit."""
-    return sum((Decimal(repr(value)) for value in values), Decimal(0))
+    # Floats span some 650 decimal digits; the usual 28 would round a tiny δ away.
+    with localcontext(prec=2000):
+        return sum((Decimal(repr(value)) for value in values), Decimal(0))

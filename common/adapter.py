@@ -60,7 +60,7 @@ def _check_header(data: bytes, shapes: Shapes) -> None:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise AdapterError("not a safetensors file (header)") from None
     if dtypes - {"F32"}:
-        raise AdapterError(f"tensors of type {sorted(map(str, dtypes))}; all should be F32")
+        raise AdapterError(f"tensors of type {str(sorted(map(str, dtypes)))[:200]}; all should be F32")
 
 
 def check(adapter: Mapping[str, npt.NDArray[Any]], shapes: Shapes) -> None:

@@ -7,12 +7,14 @@ An adapter travels as safetensors bytes inside one Flower array, untouched. What
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from common.adapter import Adapter, Shapes, from_bytes, to_bytes
 from common.errors import Refused
+from common.plan import NAME_PATTERN
 from common.protocol import REASONS, Description, Release, Statement, TrainRequest
 
 DESCRIBE = "query.describe"
@@ -79,6 +81,9 @@ def unpack_description(content: RecordDict) -> Description:
         isinstance(values["organization"], str)
         and isinstance(values["unit"], str)
         and type(values["public_size"]) is int
+        and values["public_size"] >= 1
+        # A name becomes part of a path in the run directory.
+        and re.fullmatch(NAME_PATTERN, values["organization"])
     ):
         raise MessageError("not a description")
     return Description(**values)
@@ -135,7 +140,8 @@ def _raise_refusal(content: RecordDict) -> None:
     head = _head(content)
     if "refused" in head:
         code = head["refused"]
-        raise Refused(code if code in REASONS else "training-failed", str(head.get("detail", ""))[:500])
+        known = isinstance(code, str) and code in REASONS
+        raise Refused(str(code) if known else "training-failed", str(head.get("detail", ""))[:500])
 
 
 def _array_record(data: bytes) -> ArrayRecord:

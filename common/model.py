@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from common.adapter import Adapter, Shapes, initial, trained
@@ -89,13 +90,17 @@ def load_base(source: str, dtype: str) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(source)
         # The noise of DP-SGD regularizes enough; and without dropout two steps on one batch are equal.
         for key, value in vars(config).items():
-            if ("dropout" in key or "pdrop" in key) and isinstance(value, float):
+            if "drop" in key and isinstance(value, float):  # dropout, pdrop, layerdrop
                 setattr(config, key, 0.0)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=getattr(torch, dtype), use_safetensors=True
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
         )
+        if loading["missing_keys"]:
+            raise ValueError(f"its weights lack {min(loading['missing_keys'])}")
+        if getattr(config, "is_decoder", None) is False:
+            raise ValueError("it is an encoder, which sees the tokens to be predicted")
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"model.base = {source!r}: not a folder or a cached model that can be loaded: {reason}"
@@ -146,6 +151,17 @@ def _attach(base: Any, lora: Lora) -> Any:
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"lora.target_modules = {modules!r}: {reason}") from None
+    unknown = (
+        []
+        if isinstance(modules, str)
+        else [
+            wanted
+            for wanted in modules
+            if not any(name == wanted or name.endswith(f".{wanted}") for name in model.targeted_module_names)
+        ]
+    )
+    if unknown:
+        raise InputError(f"lora.target_modules = {modules!r}: the base has no module {unknown[0]!r}")
     adapted = [module for module in model.modules() if hasattr(module, "base_layer")]
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
     for module in adapted:

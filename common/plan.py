@@ -20,9 +20,10 @@ from common.errors import InputError
 from common.settings import Section, load, resolve, validate
 
 # The accountant's time grows with the steps; a request must not keep a vault busy for hours.
-_MOST_STEPS = 100_000
+_MOST_STEPS = 20_000
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class Model(Section):
@@ -136,7 +137,7 @@ class Privacy(Section):
 
     unit: Literal["example"] = "example"
     """What is protected: one record, added or removed."""
-    epsilon: float = Field(gt=0, le=100, examples=[8.0])
+    epsilon: float = Field(gt=0, le=20, examples=[8.0])
     """ε of this run, for each organization. Above 10 it protects little."""
     delta: float = Field(gt=0, lt=1, examples=[1e-5])
     """δ of this run; must be below 1 / public_size of every organization."""
@@ -221,7 +222,11 @@ class Plan(Section):
         if not isinstance(values, dict):
             raise InputError("the plan in the request: not a table")
         plan = validate(values, cls, "the plan in the request")
-        if plan.canonical() != data:
+        try:
+            same = plan.canonical() == data
+        except UnicodeEncodeError:  # half a surrogate pair passes JSON but is no text
+            same = False
+        if not same:
             raise InputError("the plan in the request: not in canonical form")
         return plan
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 from common.accounting import Mechanism
@@ -122,9 +123,24 @@ class Statement:
         try:
             mechanisms = tuple(Mechanism.from_dict(item) for item in values["mechanisms"])
             lifetime = Lifetime(**values["lifetime"])
-            return cls(**{**values, "mechanisms": mechanisms, "lifetime": lifetime})
+            statement = cls(**{**values, "mechanisms": mechanisms, "lifetime": lifetime})
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a statement: {error}") from None
+        _check_types(statement)
+        _check_types(lifetime)
+        return statement
+
+
+def _check_types(part: Statement | Lifetime) -> None:
+    """Texts are texts; numbers are finite and not negative: what comes from outside may be anything."""
+    for field in fields(part):
+        value, wanted = getattr(part, field.name), field.type
+        if wanted == "str" and not isinstance(value, str):
+            raise ValueError(f"not a statement: {field.name} is no text")
+        if wanted in ("int", "float"):
+            kinds = (int,) if wanted == "int" else (int, float)
+            if type(value) not in kinds or not math.isfinite(value) or value < 0:
+                raise ValueError(f"not a statement: {field.name} is no such number")
 
 
 class Participant(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def read_records(path: Path) -> list[Record]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     records.append(_record(line, path, number))
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read after line {number}: {error}") from None
     if not records:
         raise InputError(f"{path}: holds no records; one JSON object a line is needed")
@@ -43,7 +44,7 @@ def read_records(path: Path) -> list[Record]:
 def _record(line: bytes, path: Path, number: int) -> Record:
     try:
         record = json.loads(line.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: line {number} is not JSON in UTF-8: {error}") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: line {number} is a {type(record).__name__}; it should be a JSON object")

@@ -47,7 +47,7 @@ def load(path: Path, kind: type[S]) -> S:
         raise InputError(f"{path}: cannot be read as text: {error}") from None
     try:
         return validate(tomllib.loads(text), kind, str(path))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; an endless integer is another
         raise InputError(f"{path}: not valid TOML: {error}") from None
 
 
@@ -72,7 +72,8 @@ def validate(values: dict[str, Any], kind: type[S], source: str) -> S:
 
 
 def _explain(detail: ErrorDetails, kind: type[Section]) -> str:
-    place = ".".join(str(part) for part in detail["loc"])
+    # A union adds the alternative that failed to the place, for instance literal['all-linear'].
+    place = ".".join(str(part) for part in detail["loc"] if "[" not in str(part))
     if detail["type"] == "extra_forbidden":
         table, key = detail["loc"][:-1], str(detail["loc"][-1])
         known = list(_section_at(kind, table).model_fields)
@@ -144,4 +145,7 @@ def resolve(text: str, folder: Path) -> Path:
     if missing:
         raise InputError(f"{text}: the environment variable {missing[0]} is not set")
     filled = re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], text)
-    return (folder / Path(filled).expanduser()).absolute()
+    try:
+        return (folder / Path(filled).expanduser()).absolute()
+    except RuntimeError:
+        raise InputError(f"{text}: there is no such home folder") from None

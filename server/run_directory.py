@@ -99,7 +99,7 @@ class RunDirectory:
             info = RunInfo(**values)
         except FileNotFoundError:
             raise InputError(f"{path}: holds no run; it should be the directory of an earlier run") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path / 'run.json'}: cannot be read: {error}") from None
         return cls(path, info, Plan.read(path / "plan.toml"))
 
@@ -127,7 +127,8 @@ class RunDirectory:
 
     def latest_checkpoint(self) -> tuple[int, Adapter]:
         """The last round that was completed, and the adapter after it."""
-        folders = sorted((self.path / "checkpoints").glob("round-[0-9]*[0-9]"))
+        found = (self.path / "checkpoints").glob("round-[0-9]*[0-9]")
+        folders = sorted(found, key=lambda folder: int(folder.name.removeprefix("round-")))
         if not folders:
             raise InputError(f"{self.path / 'checkpoints'}: holds no checkpoint")
         data = (folders[-1] / "adapter.safetensors").read_bytes()

@@ -84,5 +84,7 @@ def _values(records: Sequence[Record], simulation: Simulation) -> list[str]:
 
 
 def _name(value: str) -> str:
-    name = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:40].strip("-")
-    return name if not name or name[0].isalpha() else f"organization-{name}"[:40]
+    name = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")
+    if not name:
+        raise InputError(f"simulation.field: no name can be made of its value {value[:80]!r}; it needs a-z or 0-9")
+    return (name if name[0].isalpha() else f"organization-{name}")[:40].strip("-")

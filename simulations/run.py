@@ -6,7 +6,6 @@ run directory; a simulation never opens a deployed one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +93,6 @@ def simulate(
             f"federation.min_organizations = {plan.federation.min_organizations}: "
             f"the simulation has {len(records)} organizations"
         )
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     organizations = {name: simulated_organization(name, plan, len(own)) for name, own in records.items()}
     for organization in organizations.values():
         check_plan_fits(plan, organization)

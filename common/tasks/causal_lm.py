@@ -48,7 +48,9 @@ class CausalLM:
     def losses(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> torch.Tensor:
         """Mean cross-entropy of each example's own tokens, shape (examples,)."""
         logits, labels = self._predictions(model, examples, length)
-        tokens = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none")
+        tokens = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none"
+        ).view(labels.shape)
         return tokens.sum(1) / (labels != _IGNORED).sum(1)
 
     def synthetic(self, count: int) -> list[Example]:
@@ -80,7 +82,7 @@ class CausalLM:
     def _predictions(
         self, model: torch.nn.Module, examples: Sequence[Example], length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (examples, length − 1, vocabulary) in float32, and the labels that they should predict."""
+        """Logits (examples, length, vocabulary) in float32, and the next token that each should predict."""
         device = next(model.parameters()).device
         shape = (len(examples), length)
         padding = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else 0
@@ -90,6 +92,6 @@ class CausalLM:
         for row, example in enumerate(examples):
             ids[row, : len(example)] = torch.tensor(example.input_ids)
             mask[row, : len(example)] = 1
-            labels[row, : len(example)] = torch.tensor(example.labels)
+            labels[row, : len(example) - 1] = torch.tensor(example.labels[1:])
         logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-        return logits[:, :-1].float(), labels[:, 1:].to(device)
+        return logits.float(), labels.to(device)
