@@ -182,3 +182,13 @@ def test_control_c_leaves_a_run_that_resume_continues(cli: Run, folder: Path) ->
     code, _, printed = cli("simulate", folder / "plan.toml", "--out", out, "--no-privacy", "--resume")
     assert code == 2
     assert "begun with privacy" in printed
+
+
+@pytest.mark.parametrize("package", ["client", "server"])
+def test_a_foreign_package_named_common_is_refused(package: str, tmp_path: Path) -> None:
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "__init__.py").touch()
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(DEMO_BASE.parents[2])!r}]; import {package}"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode != 0
+    assert "is not Sotto's own" in ended.stderr
