@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Decimal, localcontext
 from functools import lru_cache
@@ -181,19 +182,26 @@ def _near(estimate: Callable[[int], float], target: float, start: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _prv_epsilon(mechanism: Mechanism, delta: float, error: float) -> float:
-    accountant = PRVAccountant()
-    accountant.history = [(mechanism.noise_multiplier, mechanism.sample_rate, mechanism.steps)]
-    with np.errstate(divide="ignore"):  # at q = 1 the logarithm of 1 − q is −∞, as it should be
-        return float(accountant.get_epsilon(delta, eps_error=error))
+    with _quiet():
+        return float(_with_history(PRVAccountant(), mechanism).get_epsilon(delta, eps_error=error))
 
 
 def _rdp_epsilon(mechanism: Mechanism, delta: float) -> float:
-    accountant = RDPAccountant()
+    with _quiet():
+        return float(_with_history(RDPAccountant(), mechanism).get_epsilon(delta))
+
+
+def _with_history(accountant: Any, mechanism: Mechanism) -> Any:
     accountant.history = [(mechanism.noise_multiplier, mechanism.sample_rate, mechanism.steps)]
-    with warnings.catch_warnings():
-        # A better order may lie beyond the fixed ones: then this bound is loose, not wrong.
+    return accountant
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), np.errstate(divide="ignore"):  # at q = 1 the logarithm of 1 − q is −∞
+        # A better order may lie beyond the fixed ones: then a bound is loose, not wrong.
         warnings.filterwarnings("ignore", message="Optimal order is the")
-        return float(accountant.get_epsilon(delta))
+        yield
 
 
 def within_lifetime(

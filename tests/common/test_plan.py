@@ -252,7 +252,7 @@ PARTS = st.fixed_dictionaries(
                 "delta": st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True),
             }
         ),
-        "training": st.fixed_dictionaries({"rounds": st.integers(1, 25_000), "batch_size": st.integers(1, 3)}),
+        "training": st.fixed_dictionaries({"rounds": st.integers(1, 5_000), "batch_size": st.integers(1, 3)}),
     }
 )
 
