@@ -56,15 +56,19 @@ def simulate(
 
     if resume and out is None:
         raise InputError("--resume needs --out: the directory of the run to continue")
-    folder = out or Path("runs") / new_run_id(plan.stem if plan else "demo")
+    read = Plan.read(plan) if plan else None
+    run = new_run_id(read.name if read else "demo")
+    folder = out or Path("runs") / run
     if not resume:
         ensure_free(folder)
     try:
         with _screen.status("loading"):
-            chosen = Plan.read(plan) if plan else prepare_demo(folder / "data")
+            chosen = read or prepare_demo(folder / "data")
             records = organizations_of(chosen)
         with ProgressBar(chosen, not no_privacy, _screen) as bar:
-            result = simulate(chosen, records, folder, resume=resume, private=not no_privacy, observer=bar)
+            result = simulate(
+                chosen, records, folder, run=run, resume=resume, private=not no_privacy, observer=bar
+            )
     except KeyboardInterrupt:
         words = [
             "sotto simulate",

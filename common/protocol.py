@@ -15,6 +15,9 @@ from typing import Any, Protocol
 
 from common.accounting import Mechanism
 
+# How the boundary of a simulated organization begins in its statements.
+SIMULATED = "simulation: one process"
+
 REASONS = {
     "malformed-request": "the request cannot be read",
     "model-not-allowed": "the organization's policy does not list the base model",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.accounting import epsilon
-from common.protocol import Statement
+from common.protocol import SIMULATED, Statement
 
 NOT_COVERED = (
     "a person with records at several organizations: the ε's add up",
@@ -27,12 +27,16 @@ def guarantee(statements: Sequence[Statement]) -> str:
         f"{item.organization}: ({item.lifetime.epsilon_spent:.2f}, {item.lifetime.delta:g}) for one {item.unit}"
         for item in statements
     )
+    simulated = any(item.boundary.startswith(SIMULATED) for item in statements)
+    protects = (
+        " This was a simulation: all records were in one process, which protects nobody." if simulated else ""
+    )
     return (
         "For each organization, everything it released during all its runs, taken together, is (ε, δ)-"
         "differentially private with respect to adding or removing one unit, against the server, the other "
         f"organizations and anyone who sees the resulting model [{costs}]. The ledger records the mechanisms, "
         "from which anyone recomputes ε; that they were executed as recorded is attested by the organization, "
-        "not proven."
+        f"not proven.{protects}"
     )
 
 

@@ -33,7 +33,7 @@ A LoRA adapter for `{base}`, fine-tuned by {count} organizations that kept their
 | aggregation | {method} |
 | rounds × local steps | {rounds} × {steps} |
 | expected batch of an organization | {batch} |
-| optimizer | {optimizer}, learning rate {rate:g} |
+| optimizer | {optimizer}, learning rate {rate:g}, {schedule} |
 | plan digest | `{digest}` |
 | base model fingerprint | `{fingerprint}` |
 
@@ -81,6 +81,7 @@ def adapter_card(plan: Plan, info: RunInfo, rounds: Sequence[RoundLine], report:
         batch=plan.training.batch_size,
         optimizer=plan.training.optimizer,
         rate=plan.training.learning_rate,
+        schedule=plan.training.schedule,
         digest=info.digest,
         fingerprint=info.fingerprint,
         metrics=_metrics_table(rounds),

@@ -22,7 +22,7 @@ from common.adapter import initial
 from common.errors import InputError
 from common.model import LoraModel
 from common.plan import Plan
-from common.protocol import Participant
+from common.protocol import SIMULATED, Participant
 from common.records import Record, read_records
 from common.tasks import make_task
 from server.evaluate import PublicEvaluation
@@ -35,7 +35,6 @@ from simulations.grid import LocalGrid
 from simulations.no_privacy import OpenTrainer
 from simulations.partition import partition
 
-BOUNDARY = "simulation: one process"
 _ANSWER_TOKENS = 80
 
 
@@ -71,6 +70,7 @@ def simulate(
     out: Path,
     *,
     resume: bool = False,
+    run: str | None = None,
     private: bool = True,
     observer: Observer | None = None,
 ) -> SimulationResult:
@@ -81,6 +81,7 @@ def simulate(
         records: organization name → its records.
         out: the run directory; it holds no run yet, unless `resume`.
         resume: continue the run that `out` holds.
+        run: the id of a new run; one is made if it is missing.
         private: False trains without clipping and noise, at ε = ∞.
         observer: told of the progress.
 
@@ -98,7 +99,7 @@ def simulate(
         check_plan_fits(plan, organization)
     model = LoraModel(plan.base_folder(), plan, "cuda" if torch.cuda.is_available() else "cpu")
     evaluation = PublicEvaluation(plan, model) if plan.evaluation.data is not None else None
-    directory = _resume(plan, out, private) if resume else start_run(plan, out, private, model)
+    directory = _resume(plan, out, private) if resume else start_run(plan, out, private, model, run)
     grid = local_grid(directory, organizations, records, model)
     try:
         adapter = run_rounds(grid, directory, evaluation, observer or Observer())
@@ -121,6 +122,7 @@ def local_grid(
     plan = directory.plan
     seed = plan.simulation.noise_seed
     entropy: Entropy = SystemEntropy() if seed is None else SeededEntropy(seed)
+    boundary = SIMULATED if seed is None else f"{SIMULATED}, noise repeatable from a seed"
     participants: dict[int, Participant] = {}
     for node, name in enumerate(sorted(organizations), start=1):
         organization, own = organizations[name], records[name]
@@ -128,7 +130,7 @@ def local_grid(
             path = directory.path / "organizations" / name / organization.vault.ledger
             ledger = Ledger(path, name, organization.data.unit)
             # One base model serves all vaults; each loads its adapter before it trains.
-            vault = Vault(organization, own, ledger, lambda _folder, _plan: model, entropy, BOUNDARY)
+            vault = Vault(organization, own, ledger, lambda _folder, _plan: model, entropy, boundary)
             participants[node] = vault
         else:
             encoded = encode(own, make_task(plan.task, model.tokenizer))
@@ -136,10 +138,10 @@ def local_grid(
     return LocalGrid(participants)
 
 
-def start_run(plan: Plan, out: Path, private: bool, model: LoraModel) -> RunDirectory:
+def start_run(plan: Plan, out: Path, private: bool, model: LoraModel, run: str | None = None) -> RunDirectory:
     """A new run directory with the adapter of round 0."""
     info = RunInfo(
-        run=new_run_id(plan.name),
+        run=run or new_run_id(plan.name),
         digest=plan.digest(),
         base=plan.base_folder(),
         fingerprint=model.fingerprint,

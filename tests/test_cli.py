@@ -92,6 +92,17 @@ def test_simulate_merge_evaluate_generate(cli: Run, folder: Path) -> None:
     assert list(json.loads(printed)) == ["Customer:"]
 
 
+def test_by_default_a_run_lies_in_a_folder_of_its_own_name(
+    cli: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    code, _, _ = cli("simulate", "plan.toml")
+    assert code == 0
+    (made,) = (folder / "runs").iterdir()
+    assert json.loads((made / "run.json").read_text())["run"] == made.name
+    assert made.name.startswith("cli-")
+
+
 def test_init_plan_writes_a_plan_that_can_be_read(cli: Run, tmp_path: Path) -> None:
     code, _, _ = cli("init", "plan", tmp_path / "new" / "plan.toml")
     assert code == 0

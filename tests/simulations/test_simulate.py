@@ -185,6 +185,18 @@ def test_the_model_card_states_the_cost(real_run: SimulationResult) -> None:
     assert report["guarantee"] in card
 
 
+def test_a_simulation_does_not_pass_for_protection(real_run: SimulationResult) -> None:
+    assert "in one process, which protects nobody" in real_run.report["guarantee"]
+    assert {item["boundary"] for item in real_run.report["organizations"]} == {"simulation: one process"}
+
+
+def test_repeatable_noise_is_said_in_the_report(
+    plan_of: MakeSimulated, private_records: dict[str, list[Record]], tmp_path: Path
+) -> None:
+    report = simulate(plan_of(), private_records, tmp_path / "run").report
+    assert "noise repeatable from a seed" in report["organizations"][0]["boundary"]
+
+
 def test_tensorboard_files_hold_the_rounds(real_run: SimulationResult) -> None:
     (file,) = (real_run.directory.path / "tensorboard").iterdir()
     seen: dict[str, list[int]] = {}
