@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -161,6 +162,8 @@ def init_plan(path: Annotated[Path, typer.Argument(help="A new file.")]) -> None
 def main() -> None:
     """Run the command line; every foreseen error is one line and its exit code."""
     logging.getLogger().setLevel(logging.WARNING)
+    # What libraries will change some day is for us to read in the tests, not for users on their screens.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app()
     except SottoError as error:

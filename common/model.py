@@ -146,7 +146,6 @@ def _attach(base: Any, lora: Lora) -> Any:
         with warnings.catch_warnings():
             # What PEFT warns of, adapters on tied layers, is refused below.
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             model = get_peft_model(base, config)
     except ValueError as error:
         reason = str(error).splitlines()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -177,7 +178,11 @@ def test_control_c_leaves_a_run_that_resume_continues(cli: Run, folder: Path) ->
     edit(folder, "rounds = 1", "rounds = 400")
     out = folder / "run"
     command = [sys.executable, "-m", "sotto", "simulate", str(folder / "plan.toml"), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A test run in a shell's background ignores the signal, and its children would inherit that.
+    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=default
+    )
     deadline = time.monotonic() + 120
     while not (out / "checkpoints" / "round-0002").exists():
         assert process.poll() is None, process.communicate()
