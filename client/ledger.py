@@ -129,12 +129,15 @@ class Ledger:
             run_id, plan, fingerprint, Mechanism.from_dict(json.loads(mechanism)), epsilon, delta, rounds
         )
 
-    def reserve(self, reservation: Reservation, cap: tuple[float, float]) -> None:
+    def reserve(self, reservation: Reservation, cap: tuple[float, float]) -> Reservation:
         """Charge a whole run, durably. The same reservation again changes nothing.
 
         Args:
             reservation: the run and its cost.
             cap: (ε, δ) over all runs, for ever.
+
+        Returns:
+            The run as it was charged: the earlier reservation if there is one.
 
         Raises:
             Refused: the run was reserved for another plan, or the cap does not cover it; nothing is spent.
@@ -144,7 +147,7 @@ class Ledger:
             if earlier is not None:
                 if (earlier.plan, earlier.fingerprint) != (reservation.plan, reservation.fingerprint):
                     raise Refused("plan-changed", f"run {reservation.run} was reserved for another plan or model")
-                return
+                return earlier
             spent = self.spent_by_run()
             if not within_lifetime(spent, (reservation.epsilon, reservation.delta), cap):
                 raise Refused(
@@ -159,6 +162,7 @@ class Ledger:
                  json.dumps(reservation.mechanism.to_dict(), sort_keys=True),
                  reservation.epsilon, reservation.delta, reservation.rounds),
             )  # fmt: skip
+        return reservation
 
     def released(self, run: str, round_number: int, request: str) -> bytes | None:
         """The stored release of a round, if it was settled for this very request.

@@ -94,10 +94,8 @@ class Vault:
         reservation = self._reservation(request, plan)
         prepared = self._prepare(plan, request.fingerprint)
         adapter = self._read_adapter(request, prepared.model)
-        self._ledger.reserve(reservation, self._cap())
         # A run keeps the mechanism that it was charged for, also if the policy has changed since.
-        charged = self._ledger.find(request.run)
-        assert charged is not None
+        charged = self._ledger.reserve(reservation, self._cap())
         try:
             update = self._train(plan, charged, prepared, adapter, request)
         except Exception:

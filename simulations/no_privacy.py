@@ -50,21 +50,17 @@ class OpenTrainer:
         plan, model = self._plan, self._model
         before = from_bytes(request.adapter, model.trained_shapes)
         model.load(before)
-        parameters = list(model.trained_parameters().values())
-        optimizer = make_optimizer(plan, parameters, request.round)
+        optimizer = make_optimizer(plan, list(model.trained_parameters().values()), request.round)
         task = make_task(plan.task, model.tokenizer)
         stream = self._entropy.stream(self._organization.name, request.run, request.round)
         rate = sample_rate(plan.training.batch_size, self._organization.data.public_size)
         for _ in range(plan.training.local_steps):
             sample = poisson_sample(self._records.units, rate, stream)
-            for parameter in parameters:
-                parameter.grad = None
             for batch in micro_batches(sample, self._organization.vault.max_tokens):
                 losses = task.losses(model.module, batch.examples, batch.length)
                 (losses.sum() / plan.training.batch_size).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        for parameter in parameters:
-            parameter.grad = None
+            optimizer.zero_grad()
         return Release(to_bytes(subtract(model.adapter(), before)))
 
     def statement(self, run: str) -> Statement:
