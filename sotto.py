@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from common.errors import InputError, SottoError
+from common.settings import Section, template
 
 # Quiet and offline, before any library that reads these is imported.
 for _name, _value in {
@@ -26,16 +27,32 @@ for _name, _value in {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # Threads that wait for long should sleep: spinning ones bring a busy machine to a crawl.
     "GOMP_SPINCOUNT": "10000",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
+    "GRPC_VERBOSITY": "NONE",
 }.items():
     os.environ.setdefault(_name, _value)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-init = typer.Typer(no_args_is_help=True, help="Write a commented file to start from.")
-app.add_typer(init, name="init")
+_groups = {
+    "server": "The coordinator's server.",
+    "vault": "The process with the data.",
+    "supernode": "The process with the network.",
+    "client": "Both processes of an organization.",
+    "init": "Write a commented file to start from.",
+}
+server, vault, supernode, client, init = (
+    typer.Typer(no_args_is_help=True, help=text) for text in _groups.values()
+)
+for _group, _table in zip(_groups, (server, vault, supernode, client, init), strict=True):
+    app.add_typer(_table, name=_group)
 
 _screen = Console()
 _errors = Console(stderr=True)
 
+OrganizationFile = Annotated[Path, typer.Argument(help="organization.toml")]
+RelayFile = Annotated[Path, typer.Argument(help="relay.toml")]
+ServerFile = Annotated[Path | None, typer.Argument(help="server.toml; without one, the defaults.")]
+NewFile = Annotated[Path, typer.Argument(help="A new file.")]
 Result = Annotated[Path, typer.Argument(help="A run directory, an adapter folder, or a model folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -51,9 +68,9 @@ def simulate(
     from common.plan import Plan
     from server.progress import ProgressBar
     from server.run_directory import ensure_free, new_run_id
+    from server.summary import print_summary
     from simulations.demo.prepare import prepare_demo
     from simulations.run import organizations_of, simulate
-    from simulations.summary import print_summary
 
     if resume and out is None:
         raise InputError("--resume needs --out: the directory of the run to continue")
@@ -79,7 +96,69 @@ def simulate(
         ]
         _errors.print(f"stopped; continue with: {escape(' '.join(filter(None, words)))}", soft_wrap=True)
         raise typer.Exit(130) from None
-    print_summary(result, _screen)
+    print_summary(result.directory, result.report, _screen, result.answers)
+
+
+@app.command("run")
+def run_plan(
+    plan: Annotated[Path, typer.Argument(help="The plan.")],
+    out: Annotated[Path, typer.Option(help="The run directory: a new one, or with --resume the run's.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    server: Annotated[Path | None, typer.Option(help="server.toml of the running server.")] = None,
+) -> None:
+    """Run a plan with the organizations that are connected to the server of this machine."""
+    from common.plan import Plan
+    from server.progress import ProgressBar
+    from server.run import run_federated
+    from server.run_directory import new_run_id
+    from server.summary import print_summary
+    from server.superlink import Server
+
+    chosen, address = Plan.read(plan), Server.read(server).listens_at
+    try:
+        with ProgressBar(chosen, True, _screen) as bar:
+            directory, report = run_federated(
+                chosen, out, address, resume=resume, run=new_run_id(chosen.name), observer=bar
+            )
+    except KeyboardInterrupt:
+        words = f"sotto run {plan} --out {out} --resume" + (f" --server {server}" if server else "")
+        _errors.print(f"stopped; continue with: {escape(words)}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    print_summary(directory, report, _screen)
+
+
+@server.command("start")
+def start_server(settings: ServerFile = None) -> None:
+    """Run Flower's SuperLink on this machine until Ctrl-C."""
+    from server.superlink import Server, serve
+
+    serve(Server.read(settings), _report)
+
+
+@vault.command("start")
+def start_vault(organization: OrganizationFile) -> None:
+    """Guard an organization's records and train on them, until Ctrl-C. Needs no network."""
+    from client.entropy import SystemEntropy
+    from client.policy import Organization
+    from client.start import serve_vault
+
+    serve_vault(Organization.read(organization), SystemEntropy(), _report)
+
+
+@supernode.command("start")
+def start_supernode(relay: RelayFile) -> None:
+    """Relay between the server and the vault, until Ctrl-C. Sees no records."""
+    from client.supernode import Relay, serve_relay
+
+    serve_relay(Relay.read(relay), _report)
+
+
+@client.command("start")
+def start_client(organization: OrganizationFile, relay: RelayFile) -> None:
+    """Run vault and relay under one user, until Ctrl-C; the relay could then read what this user can."""
+    from client.both import serve_both
+
+    serve_both(organization, relay, _report)
 
 
 @app.command()
@@ -147,15 +226,46 @@ def generate(
 
 
 @init.command("plan")
-def init_plan(path: Annotated[Path, typer.Argument(help="A new file.")]) -> None:
-    """Write a commented plan."""
+def init_plan(path: NewFile) -> None:
+    """A plan: what all participants agree on."""
     from common.plan import Plan
-    from common.settings import template
 
+    _write_template(path, Plan)
+
+
+@init.command("organization")
+def init_organization(path: NewFile) -> None:
+    """An organization: its records and its policy, read by the vault."""
+    from client.policy import Organization
+
+    _write_template(path, Organization)
+
+
+@init.command("relay")
+def init_relay(path: NewFile) -> None:
+    """A relay: where the vault and the server are."""
+    from client.supernode import Relay
+
+    _write_template(path, Relay)
+
+
+@init.command("server")
+def init_server(path: NewFile) -> None:
+    """A server: where the coordinator's SuperLink listens."""
+    from server.superlink import Server
+
+    _write_template(path, Server)
+
+
+def _report(text: str) -> None:
+    _screen.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _write_template(path: Path, kind: type[Section]) -> None:
     if path.exists():
         raise InputError(f"{path}: exists already; give the name of a new file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(template(Plan), encoding="utf-8")
+    path.write_text(template(kind), encoding="utf-8")
     _screen.print(f"{path}: written; every key is explained where it stands", highlight=False, soft_wrap=True)
 
 

@@ -1,16 +1,34 @@
-"""The relay: a Flower message in, the vault's answer out. It opens no records and knows no policy."""
+"""The relay: a Flower message in, the vault's answer out. It opens no records, knows no policy, needs no torch."""
 
 from __future__ import annotations
 
-import logging
+import time
+from pathlib import Path
 
-from flwr.app import Message, RecordDict
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 
+from client.refusal import refusal_for
+from client.remote import RemoteVault
 from common import messages
 from common.errors import Refused
 from common.protocol import Participant
 
-_log = logging.getLogger(__name__)
+# How long a vault may be away, restarting for instance, before its coordinator is told.
+_PATIENCE_SECONDS = 60.0
+
+# Flower's build reads this line as text: it must not carry an annotation.
+app = ClientApp()
+
+
+@app.query("describe")
+@app.query("statement")
+@app.train()
+def relay(message: Message, context: Context) -> Message:
+    """Ask the vault behind the socket that the organization's own node configuration names."""
+    left = message.metadata.created_at + message.metadata.ttl - time.time()
+    with RemoteVault(Path(str(context.node_config["socket"])), max(left, 1.0), _PATIENCE_SECONDS) as vault:
+        return answer(message, vault)
 
 
 def answer(message: Message, participant: Participant) -> Message:
@@ -21,13 +39,10 @@ def answer(message: Message, participant: Participant) -> Message:
     """
     try:
         content = _ask(message, participant)
-    except Refused as refusal:
-        content = messages.pack_refusal(refusal)
     except messages.MessageError as error:
         content = messages.pack_refusal(Refused("malformed-request", str(error)))
-    except Exception:
-        _log.exception("a %s message failed", message.metadata.message_type)
-        content = messages.pack_refusal(Refused("training-failed", ""))
+    except Exception as error:
+        content = messages.pack_refusal(refusal_for(error, f"a {message.metadata.message_type} message"))
     return Message(content, reply_to=message)
 
 

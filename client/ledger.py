@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from common.accounting import Mechanism, total, within_lifetime
+from common.accounting import total, within_lifetime
 from common.errors import InputError, Refused
+from common.mechanism import Mechanism
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -74,8 +77,10 @@ class Ledger:
     def __init__(self, path: Path, organization: str, unit: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        # One thread trains, others ask for statements; each takes the lock for what belongs together.
+        self._lock = threading.RLock()
         # Isolation level None: transactions are begun and ended by `_transaction` alone.
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=30)
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
         try:
             self._database.execute("PRAGMA synchronous = EXTRA")
             self._database.execute("PRAGMA foreign_keys = ON")
@@ -104,27 +109,33 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._database.execute(query, values).fetchall()
 
     def close(self) -> None:
         """Close the file."""
-        self._database.close()
+        with self._lock:
+            self._database.close()
 
     def find(self, run: str) -> Reservation | None:
         """A run's reservation, if there is one."""
-        row = self._database.execute(
-            "SELECT run, plan, fingerprint, mechanism, epsilon, delta, rounds FROM runs WHERE run = ?", (run,)
-        ).fetchone()
-        if row is None:
+        rows = self._rows(
+            "SELECT run, plan, fingerprint, mechanism, epsilon, delta, rounds FROM runs WHERE run = ?", run
+        )
+        if not rows:
             return None
-        run_id, plan, fingerprint, mechanism, epsilon, delta, rounds = row
+        run_id, plan, fingerprint, mechanism, epsilon, delta, rounds = rows[0]
         return Reservation(
             run_id, plan, fingerprint, Mechanism.from_dict(json.loads(mechanism)), epsilon, delta, rounds
         )
@@ -175,14 +186,13 @@ class Ledger:
         Raises:
             Refused: the round was settled for another request.
         """
-        row = self._database.execute(
-            "SELECT request, released FROM releases WHERE run = ? AND round = ?", (run, round_number)
-        ).fetchone()
-        if row is None:
+        rows = self._rows("SELECT request, released FROM releases WHERE run = ? AND round = ?", run, round_number)
+        if not rows:
             return None
-        if row[0] != request:
+        answered, stored = rows[0]
+        if answered != request:
             raise Refused("round-conflict", f"round {round_number} of {run} was answered for another request")
-        return bytes(row[1])
+        return bytes(stored)
 
     def settle(self, run: str, round_number: int, request: str, steps: int, released: bytes) -> None:
         """Store a round's release and its settlement, durably and together. Only then may it be answered."""
@@ -194,12 +204,11 @@ class Ledger:
 
     def spent_by_run(self) -> list[tuple[float, float]]:
         """(ε, δ) of every run that was ever reserved."""
-        return self._database.execute("SELECT epsilon, delta FROM runs ORDER BY rowid").fetchall()
+        return self._rows("SELECT epsilon, delta FROM runs ORDER BY rowid")
 
     def settled_rounds(self, run: str) -> list[int]:
         """The rounds of a run that were released."""
-        rows = self._database.execute("SELECT round FROM releases WHERE run = ? ORDER BY round", (run,))
-        return [row[0] for row in rows]
+        return [row[0] for row in self._rows("SELECT round FROM releases WHERE run = ? ORDER BY round", run)]
 
 
 def _now() -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
 
-from common.accounting import Mechanism, noise_multiplier, sample_rate
+from common.accounting import noise_multiplier, sample_rate
 from common.errors import InputError, Refused
+from common.mechanism import Mechanism
 from common.plan import Name, Plan
 from common.settings import Section, load, resolve
 
@@ -46,6 +47,10 @@ class Policy(Section):
 class VaultSection(Section):
     """The process that opens the records."""
 
+    socket: str = "vault.sock"
+    """Where the relay reaches it. Its path may have 107 bytes; only this user may connect."""
+    group: str | None = Field(default=None, examples=["sotto"])
+    """A group of the system that may connect too, so that the relay can run as another user."""
     ledger: str = "ledger.db"
     """The record of everything that was spent. Keep it as long as the data."""
     device: str = "cpu"

@@ -38,7 +38,7 @@ _GRADIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1}
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What one plan needs, kept from round to round."""
+    """What plans of one model, task and adapter need, kept from round to round and from run to run."""
 
     model: LoraModel
     task: Task
@@ -163,7 +163,8 @@ class Vault:
 
     def _prepare(self, plan: Plan, fingerprint: str) -> _Prepared:
         """Model and records for a plan; checks before any spend that training trains."""
-        prepared = self._prepared.get(plan.digest())
+        key = _model_key(plan)
+        prepared = self._prepared.get(key)
         if prepared is None:
             folder = self._organization.model_folder(plan)
             try:
@@ -179,8 +180,8 @@ class Vault:
                 # It was found on made-up examples, so that its text may leave.
                 raise Refused("not-trainable", str(error)) from None
             prepared = _Prepared(model, task, encode(self._records, task))
-            # One plan at a time: what an earlier one needed is let go.
-            self._prepared = {plan.digest(): prepared}
+            # One model at a time: what an earlier plan needed is let go.
+            self._prepared = {key: prepared}
         _check_fingerprint(prepared.model, fingerprint)
         return prepared
 
@@ -214,6 +215,18 @@ class Vault:
             self._entropy.stream(self._organization.name, request.run, request.round),
         )
         return subtract(model.adapter(), adapter)
+
+
+def _model_key(plan: Plan) -> str:
+    """Equal for plans that can share a loaded model and encoded records."""
+    parts = (
+        plan.model.model_dump_json(),
+        plan.task.model_dump_json(),
+        plan.lora.model_dump_json(),
+        plan.aggregation.method,
+        str(plan.training.gradient_checkpointing),
+    )
+    return "\n".join(parts)
 
 
 def _check_fingerprint(model: LoraModel, expected: str) -> None:

@@ -13,10 +13,12 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
-from common.accounting import Mechanism
+from common.mechanism import Mechanism
 
-# How the boundary of a simulated organization begins in its statements.
+# What separates the records from the network, as statements say it. A simulated organization's begins so:
 SIMULATED = "simulation: one process"
+SAME_USER = "same user"
+SEPARATE_USERS = "separate users"
 
 REASONS = {
     "malformed-request": "the request cannot be read",
@@ -28,6 +30,9 @@ REASONS = {
     "round-conflict": "the round was answered before, for another request",
     "not-trainable": "the model's per-example gradients are not exact; the noise would not protect a record",
     "training-failed": "training could not be done; the cause is in the organization's own log",
+    "busy": "the vault is training for another request",
+    "vault-unavailable": "the organization's vault does not answer its relay",
+    "app-not-allowed": "the Flower app of the run holds code or is not Sotto's own",
 }
 
 
@@ -52,7 +57,9 @@ class TrainRequest:
     def digest(self) -> str:
         """SHA-256 of the whole request; with run and round it is the round's key."""
         head = json.dumps([self.run, self.round, self.fingerprint, len(self.plan), len(self.adapter)])
-        return hashlib.sha256(head.encode() + b"\n" + self.plan + self.adapter).hexdigest()
+        digest = hashlib.sha256(head.encode() + b"\n" + self.plan)
+        digest.update(self.adapter)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

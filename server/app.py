@@ -1,16 +1,23 @@
-"""The Flower ServerApp: runs the rounds of the run directory that the run configuration names."""
+"""The Flower ServerApp: runs the rounds of the run directory that the run configuration names.
+
+It needs no torch unless the plan names public data to evaluate on.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.model import LoraModel
-from server.evaluate import PublicEvaluation
+from common.errors import SottoError
+from common.lock import exclusive
 from server.rounds import Evaluator, Observer, run_rounds
-from server.run_directory import RunDirectory
+from server.run_directory import RoundLine, RunDirectory, Status
+
+# Whoever asks whether the lock is held takes it for a moment.
+_LOCK_SECONDS = 5.0
 
 # Flower's build reads this line as text: it must not carry an annotation.
 app = ServerApp()
@@ -18,9 +25,52 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the rounds; what they leave is in the run directory."""
+    """Run the rounds; what they leave, and how they ended, is in the run directory."""
     directory = RunDirectory.open(Path(str(context.run_config["run-directory"])))
-    evaluation: Evaluator | None = None
-    if directory.plan.evaluation.data is not None:
-        evaluation = PublicEvaluation(directory.plan, LoraModel(directory.info.base, directory.plan))
-    run_rounds(grid, directory, evaluation, Observer())
+    # Held as long as this process lives, so that others see at once when it is gone, however it went.
+    with exclusive(directory.path / "run", patience=_LOCK_SECONDS):
+        teller = _Teller(directory)
+        try:
+            run_rounds(grid, directory, _evaluation(directory), teller)
+        except SottoError as error:
+            directory.write_status(Status("failed", reason=str(error)))
+            raise
+        except Exception as error:
+            directory.write_status(Status("failed", reason=f"{type(error).__name__}: {error}"))
+            raise
+        directory.write_status(Status("complete"))
+
+
+def _evaluation(directory: RunDirectory) -> Evaluator | None:
+    if directory.plan.evaluation.data is None:
+        return None
+    from common.model import LoraModel
+    from server.evaluate import PublicEvaluation
+
+    return PublicEvaluation(directory.plan, LoraModel(directory.info.base, directory.plan))
+
+
+class _Teller(Observer):
+    """Keeps `status.json` up to date."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._status = Status("waiting")
+        directory.write_status(self._status)
+
+    def _tell(self, status: Status) -> None:
+        self._status = status
+        self._directory.write_status(status)
+
+    def waiting(self, connected: Iterable[str], needed: int) -> None:  # noqa: ARG002 - the plan says it
+        self._tell(Status("waiting", organizations=list(connected)))
+
+    def started(self, organizations: Iterable[str], completed: int) -> None:
+        self._tell(Status("running", completed + 1, list(organizations)))
+
+    def answered(self, organization: str) -> None:
+        now = self._status
+        self._tell(Status("running", now.round, now.organizations, [*now.answered, organization]))
+
+    def finished(self, line: RoundLine) -> None:
+        """Nothing: the line stands in `rounds.jsonl`."""

@@ -48,8 +48,16 @@ class ProgressBar(Observer):
     ) -> None:
         self._progress.stop()
 
+    def waiting(self, connected: Iterable[str], needed: int) -> None:
+        """Say who is there and how many are missing."""
+        names = list(connected)
+        there = f" ({', '.join(names)})" if names else ""
+        self._progress.console.print(
+            f"waiting for organizations: {len(names)} of {needed} are connected{there}", highlight=False
+        )
+
     def started(self, organizations: Iterable[str], completed: int) -> None:
-        """Begin at the rounds that were completed earlier."""
+        """Begin a round."""
         self._share = 1 / max(1, len(list(organizations)))
         self._completed = completed
         self._progress.start_task(self._task)

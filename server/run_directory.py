@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from common.adapter import Adapter, Shapes, from_bytes, to_bytes, trained
 from common.errors import InputError
 from common.plan import Plan
@@ -55,6 +53,25 @@ class RoundLine:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Status:
+    """How far a run is: `status.json`.
+
+    Attributes:
+        state: "waiting" for organizations, "running", "complete" or "failed".
+        round: the round that is being run.
+        organizations: connected, or asked in this round.
+        answered: those that answered in this round.
+        reason: why it failed.
+    """
+
+    state: str
+    round: int = 0
+    organizations: list[str] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+    reason: str = ""
+
+
 def new_run_id(name: str) -> str:
     """`name-date-8hex`."""
     return f"{name}-{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(4)}"
@@ -67,7 +84,6 @@ class RunDirectory:
         self.path = path
         self.info = info
         self.plan = plan
-        self._writer: SummaryWriter | None = None
 
     @classmethod
     def create(cls, path: Path, info: RunInfo, plan: Plan, initial: Adapter) -> RunDirectory:
@@ -147,18 +163,11 @@ class RunDirectory:
         return kept
 
     def append_round(self, line: RoundLine) -> None:
-        """Add a line to `rounds.jsonl` and to the TensorBoard files."""
+        """Add a line to `rounds.jsonl`."""
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
             file.write(_line(line))
             file.flush()
             os.fsync(file.fileno())
-        if self._writer is None:
-            self._writer = SummaryWriter(str(self.path / "tensorboard"))
-        numbers = {f"public/{name}": value for name, value in line.metrics.items()}
-        numbers |= {f"round/{name}": getattr(line, name) for name in ("bytes_up", "bytes_down", "seconds")}
-        for name, value in numbers.items():
-            self._writer.add_scalar(name, value, line.round)
-        self._writer.flush()
 
     def write_statement(self, statement: Statement) -> None:
         """Store what an organization says that the run costs it."""
@@ -169,15 +178,24 @@ class RunDirectory:
         files = sorted((self.path / "privacy" / "statements").glob("*.json"))
         return [Statement.from_dict(json.loads(file.read_bytes())) for file in files]
 
+    def write_status(self, status: Status) -> None:
+        """Say how far the run is, for whoever watches it from another process."""
+        self.write_json("status.json", asdict(status))
+
+    def status(self) -> Status | None:
+        """How far the run is; None before anything was said."""
+        try:
+            return Status(**json.loads((self.path / "status.json").read_bytes()))
+        except FileNotFoundError:
+            return None
+
+    def forget_status(self) -> None:
+        """Before the run is begun or continued: what was said earlier no longer holds."""
+        (self.path / "status.json").unlink(missing_ok=True)
+
     def write_json(self, name: str, values: Any) -> None:
         """Write a JSON file of the run."""
         _write(self.path / name, _json(values))
-
-    def close(self) -> None:
-        """End the TensorBoard file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
 
 def ensure_free(path: Path) -> None:

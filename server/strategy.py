@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -13,8 +13,9 @@ from common import messages
 from common.adapter import Adapter, AdapterError, Shapes, from_bytes
 from common.errors import Refused
 from common.plan import Plan
-from common.protocol import Description, TrainRequest
+from common.protocol import TrainRequest
 from server.aggregate import add, weighted_mean
+from server.roster import Roster
 
 
 @dataclass
@@ -33,22 +34,19 @@ class LoraAveraging(Strategy):
         run: the run's id.
         fingerprint: of the base model.
         shapes: the tensors that travel.
-        organizations: who is behind each node.
+        roster: the organizations and their nodes.
 
     Attributes:
-        names: the organization behind each node.
+        roster: the same.
         outcome: of the round that was aggregated last.
     """
 
-    def __init__(
-        self, plan: Plan, run: str, fingerprint: str, shapes: Shapes, organizations: Mapping[int, Description]
-    ) -> None:
+    def __init__(self, plan: Plan, run: str, fingerprint: str, shapes: Shapes, roster: Roster) -> None:
         self._plan = plan
         self._run = run
         self._fingerprint = fingerprint
         self._shapes = shapes
-        self._organizations = organizations
-        self.names = {node: description.organization for node, description in organizations.items()}
+        self.roster = roster
         self._adapter = b""
         self.outcome = Outcome()
 
@@ -59,7 +57,7 @@ class LoraAveraging(Strategy):
         config: ConfigRecord,
         grid: Grid,
     ) -> Iterable[Message]:
-        """The same request for every organization."""
+        """The same request for every connected organization, in the order of their names."""
         self._adapter = messages.array_bytes(arrays)
         request = TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, self._adapter)
         content = messages.pack_train(request)
@@ -67,7 +65,7 @@ class LoraAveraging(Strategy):
             Message(
                 content, node, messages.TRAIN, ttl=self._plan.federation.round_timeout, group_id=str(server_round)
             )
-            for node in sorted(self._organizations)
+            for node in self.roster.nodes.values()
         ]
 
     def aggregate_train(
@@ -81,11 +79,11 @@ class LoraAveraging(Strategy):
         self.outcome.answered = sorted(updates)
         if len(updates) < self._plan.federation.min_organizations:
             return None, None
-        sizes = {description.organization: description.public_size for description in self._organizations.values()}
         equal = self._plan.aggregation.weights == "equal"
         # In the order of the names, so that the result does not depend on who answered first.
         names = self.outcome.answered
-        mean = weighted_mean([updates[name] for name in names], [1 if equal else sizes[name] for name in names])
+        sizes = [self.roster.described[name].public_size for name in names]
+        mean = weighted_mean([updates[name] for name in names], [1] * len(names) if equal else sizes)
         adapter = add(from_bytes(self._adapter, self._shapes), mean)
         return messages.adapter_record(adapter), None
 
@@ -93,10 +91,8 @@ class LoraAveraging(Strategy):
         """The updates with the exact names, shapes, types and finite values; the others are refused by name."""
         updates: dict[str, Adapter] = {}
         for reply in replies:
-            name = self.names[reply.metadata.src_node_id]
+            name = self.roster.name_of(reply.metadata.src_node_id)
             try:
-                if reply.has_error():
-                    raise Refused("training-failed", f"Flower error {reply.error.code}")
                 updates[name] = from_bytes(messages.unpack_release(reply.content).update, self._shapes)
             except (Refused, messages.MessageError, AdapterError) as error:
                 self.outcome.refused[name] = str(error)

@@ -18,18 +18,19 @@ from client.entropy import Entropy, SystemEntropy
 from client.ledger import Ledger
 from client.policy import Data, Organization, Policy, VaultSection, check_plan_fits
 from client.vault import Vault
-from common.adapter import initial
 from common.errors import InputError
 from common.model import LoraModel
 from common.plan import Plan
 from common.protocol import SIMULATED, Participant
 from common.records import Record, read_records
 from common.tasks import make_task
+from server.begin import resume_run, start_run
 from server.evaluate import PublicEvaluation
 from server.generate import generate
 from server.result import write_result
-from server.rounds import Observer, run_rounds
-from server.run_directory import RunDirectory, RunInfo, new_run_id
+from server.rounds import Observer, Observers, run_rounds
+from server.run_directory import RunDirectory
+from server.tensorboard import TensorBoard
 from simulations.entropy import SeededEntropy
 from simulations.grid import LocalGrid
 from simulations.no_privacy import OpenTrainer
@@ -99,12 +100,10 @@ def simulate(
         check_plan_fits(plan, organization)
     model = LoraModel(plan.base_folder(), plan, "cuda" if torch.cuda.is_available() else "cpu")
     evaluation = PublicEvaluation(plan, model) if plan.evaluation.data is not None else None
-    directory = _resume(plan, out, private) if resume else start_run(plan, out, private, model, run)
+    directory = resume_run(plan, out, private, model) if resume else start_run(plan, out, private, model, run)
     grid = local_grid(directory, organizations, records, model)
-    try:
-        adapter = run_rounds(grid, directory, evaluation, observer or Observer())
-    finally:
-        directory.close()
+    with TensorBoard(directory.path / "tensorboard") as board:
+        adapter = run_rounds(grid, directory, evaluation, Observers(observer or Observer(), board))
     report = write_result(directory, model, adapter)
     after = [_answer(model, prompt) for prompt in plan.evaluation.prompts]
     model.load({})
@@ -136,34 +135,6 @@ def local_grid(
             encoded = encode(own, make_task(plan.task, model.tokenizer))
             participants[node] = OpenTrainer(organization, encoded, model, plan, entropy)
     return LocalGrid(participants)
-
-
-def start_run(plan: Plan, out: Path, private: bool, model: LoraModel, run: str | None = None) -> RunDirectory:
-    """A new run directory with the adapter of round 0."""
-    info = RunInfo(
-        run=run or new_run_id(plan.name),
-        digest=plan.digest(),
-        base=plan.base_folder(),
-        fingerprint=model.fingerprint,
-        shapes=dict(model.shapes),
-        private=private,
-    )
-    start = {
-        name: tensor
-        for name, tensor in initial(model.shapes, plan.lora.seed).items()
-        if name in model.trained_shapes
-    }
-    return RunDirectory.create(out, info, plan, start)
-
-
-def _resume(plan: Plan, out: Path, private: bool) -> RunDirectory:
-    directory = RunDirectory.open(out)
-    if directory.info.digest != plan.digest():
-        raise InputError(f"{out}: its run has another plan; --resume continues a run with the plan it began with")
-    if directory.info.private != private:
-        mode = "with" if directory.info.private else "without"
-        raise InputError(f"{out}: its run was begun {mode} privacy and can only be continued so")
-    return directory
 
 
 def simulated_organization(name: str, plan: Plan, count: int) -> Organization:

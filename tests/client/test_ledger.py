@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.ledger import Ledger, Reservation
-from common.accounting import Mechanism
 from common.errors import InputError, Refused
+from common.mechanism import Mechanism
 
 
 def reservation(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from common.accounting import Mechanism, epsilon, noise_multiplier, round_up, sample_rate, total, within_lifetime
+from common.accounting import epsilon, noise_multiplier, round_up, sample_rate, total, within_lifetime
+from common.mechanism import Mechanism
 
 MECHANISMS = [
     (Mechanism(0.01, 1.0, 100), 1e-5),

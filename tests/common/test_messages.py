@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import messages
-from common.accounting import Mechanism
 from common.adapter import AdapterError, initial, to_bytes
 from common.errors import Refused
+from common.mechanism import Mechanism
 from common.messages import MessageError
 from common.protocol import REASONS, Description, Lifetime, Release, Statement, TrainRequest
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.accounting import Mechanism
+from common.mechanism import Mechanism
 from common.protocol import Lifetime, Statement, TrainRequest
 
 REQUEST = TrainRequest("triage-2026-11-22-1a2b3c4d", 3, b'{"plan":1}', "f1", b"adapter")

@@ -15,10 +15,11 @@ from common.errors import Refused, SottoError
 from common.model import LoraModel
 from common.protocol import Description, Release, Statement, TrainRequest
 from server.app import app
+from server.begin import start_run
 from server.rounds import Observer, run_rounds
 from server.run_directory import RunDirectory
 from simulations.grid import LocalGrid
-from simulations.run import local_grid, simulated_organization, start_run
+from simulations.run import local_grid, simulated_organization
 from tests.conftest import MakePlan
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.accounting import Mechanism
 from common.adapter import Adapter
 from common.errors import InputError
+from common.mechanism import Mechanism
 from common.plan import Plan
 from common.protocol import Lifetime, Statement
 from common.settings import validate

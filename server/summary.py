@@ -1,34 +1,49 @@
-"""What a finished simulation prints."""
+"""What a finished run prints."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from simulations.run import SimulationResult
+from server.run_directory import RunDirectory
 
 
-def print_summary(result: SimulationResult, console: Console) -> None:
-    """Cost per organization, quality before and after, bytes, answers, and where everything lies."""
-    _print_cost(result, console)
-    _print_quality(result, console)
-    for prompt, before, after in result.answers:
+def print_summary(
+    directory: RunDirectory,
+    report: dict[str, Any],
+    console: Console,
+    answers: Sequence[tuple[str, str, str]] = (),
+) -> None:
+    """Cost per organization, quality before and after, bytes, answers, and where everything lies.
+
+    Args:
+        directory: of the run.
+        report: its privacy report.
+        console: where to print.
+        answers: (prompt, answer of the base model, answer after the run).
+    """
+    _print_cost(report, console)
+    _print_quality(directory, console)
+    for prompt, before, after in answers:
         console.print(f"\n[bold]{escape(prompt)}[/bold]")
         console.print(f"  before  {escape(before)}", highlight=False)
         console.print(f"  after   [green]{escape(after)}[/green]", highlight=False)
-    path = result.directory.path
+    path = directory.path
     console.print(f"\nadapter         {path / 'adapter'}", highlight=False, soft_wrap=True)
     console.print(f"privacy report  {path / 'privacy' / 'report.json'}", highlight=False, soft_wrap=True)
     console.print(f"rounds          {path / 'rounds.jsonl'}", highlight=False, soft_wrap=True)
 
 
-def _print_cost(result: SimulationResult, console: Console) -> None:
-    if not result.report["organizations"]:
+def _print_cost(report: dict[str, Any], console: Console) -> None:
+    if not report["organizations"]:
         console.print("[red]trained without privacy: ε is infinite[/red]")
         return
     table = Table("organization", "public size", "rate q", "noise σ", "steps", "ε", "δ")
-    for item in result.report["organizations"]:
+    for item in report["organizations"]:
         mechanism = item["mechanisms"][0]
         table.add_row(
             item["name"],
@@ -42,8 +57,8 @@ def _print_cost(result: SimulationResult, console: Console) -> None:
     console.print(table)
 
 
-def _print_quality(result: SimulationResult, console: Console) -> None:
-    rounds = result.directory.rounds()
+def _print_quality(directory: RunDirectory, console: Console) -> None:
+    rounds = directory.rounds()
     up, down = sum(line.bytes_up for line in rounds), sum(line.bytes_down for line in rounds)
     first, last = rounds[0].metrics, rounds[-1].metrics
     if "perplexity" in last:

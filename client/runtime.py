@@ -1,0 +1,163 @@
+"""Flower's programs on an organization's side: the one file that leans on private names of flwr.
+
+`python -m client.runtime supernode …` is Flower's own SuperNode, which looks for messages more often.
+`python -m client.runtime relay …` answers its messages in one lasting process. Flower would start a process for
+each message, unpack the coordinator's app and run it. Here the app is looked at and never unpacked: only code that
+the organization installed runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import httpx
+from flwr.app import Context, Error, Message
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.version import package_version
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from client.app import app
+from client.refusal import refusal_for
+from common.errors import Refused, SottoError
+from common.fab import check_app
+from common.messages import pack_refusal
+
+FLOWER_VERSION = "1.41.0"
+
+_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+_RELAY_POLL_SECONDS = 0.05
+_RETRY_SECONDS = 1.0
+# In place of Flower's 3 seconds between two looks at the server, and half a second between two at the relay.
+_SERVER_POLL_SECONDS = 0.25
+_REPLY_POLL_SECONDS = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+def check_version() -> None:
+    """Make sure of the Flower that this file was written for.
+
+    Raises:
+        SottoError: another version is installed.
+    """
+    if package_version != FLOWER_VERSION:
+        raise SottoError(f"flwr {package_version} is installed; Sotto works with flwr {FLOWER_VERSION} only")
+
+
+def run_supernode(arguments: list[str]) -> None:
+    """Flower's SuperNode with shorter pauses.
+
+    Args:
+        arguments: of `flower-supernode`.
+    """
+    import flwr.supernode.start_client_internal as loop
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    def sleep(seconds: float) -> None:
+        time.sleep(min(seconds, _REPLY_POLL_SECONDS if seconds < 1 else _SERVER_POLL_SECONDS))
+
+    faster = types.ModuleType("time")
+    faster.__dict__.update({**time.__dict__, "sleep": sleep})
+    loop.__dict__["time"] = faster
+    sys.argv = ["flower-supernode", *arguments]
+    flower_supernode()
+
+
+def run_relay(address: str, secret: Path, socket: str) -> None:
+    """Answer the messages that a SuperNode receives, one after the other, until the process is ended.
+
+    Args:
+        address: of the SuperNode's Runtime API on this machine.
+        secret: a file that proves to the SuperNode that this is its relay.
+        socket: of the vault.
+    """
+    tasks = _client(
+        address,
+        SuperExecAuthHttpInterceptor(master_secret=secret.read_bytes(), protected_methods=frozenset({_ACQUIRE})),
+    )
+    # Agents and connectors are kinds of app that would run code here: they are never taken.
+    wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    while True:
+        try:
+            acquired = tasks.AcquireTask(wanted)
+            if acquired.HasField("task") and acquired.token:
+                _relay_one(_client(address, RuntimeTokenHttpInterceptor(acquired.token)), socket)
+            else:
+                time.sleep(_RELAY_POLL_SECONDS)
+        except httpx.HTTPError as error:
+            _log.warning("the SuperNode does not answer: %s", error)
+            time.sleep(_RETRY_SECONDS)
+
+
+def _client(address: str, *interceptors: Any) -> RuntimeHttpClient:
+    return RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), *interceptors],
+        retry_invoker=make_simple_http_retry_invoker(),
+    )
+
+
+def _relay_one(client: RuntimeHttpClient, socket: str) -> None:
+    """Take one message, ask the vault, hand over the reply."""
+    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    heartbeat.start()
+    context: Context | None = None
+    state = SubStatus.FAILED
+    try:
+        message, context, run, fab = pull_task_input(client)
+        # The socket is the relay's own: nothing that came over the network can name another.
+        context.node_config = {"socket": socket}
+        push_message(client, _reply(message, context, fab.content, run.fab_hash), context)
+        state = SubStatus.COMPLETED
+    except (RuntimeError, ValueError) as error:
+        _log.error("a message could not be relayed", exc_info=error)
+    finally:
+        push_task_output(client, context, state, "" if state == SubStatus.COMPLETED else "not relayed")
+        heartbeat.stop()
+        client.close()
+
+
+def _reply(message: Message, context: Context, fab: bytes, digest: str) -> Message:
+    try:
+        check_app(fab, digest)
+        return app(message=message, context=context)
+    except Refused as refusal:
+        _log.warning("an app was refused: %s", refusal.detail)
+        return Message(pack_refusal(refusal), reply_to=message)
+    except Exception as error:
+        # An unknown kind of message, for instance. Flower would send the error's text to the server.
+        code = refusal_for(error, "a message").code
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, code), reply_to=message)
+
+
+def main() -> None:
+    """Run one of the two programs."""
+    check_version()
+    match sys.argv[1:]:
+        case ["supernode", *arguments]:
+            run_supernode(arguments)
+        case ["relay", address, secret, socket]:
+            run_relay(address, Path(secret), socket)
+        case _:
+            sys.exit("usage: python -m client.runtime supernode ARGUMENT… | relay ADDRESS SECRET SOCKET")
+
+
+if __name__ == "__main__":
+    main()

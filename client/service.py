@@ -1,0 +1,244 @@
+"""The vault over gRPC: `client/vault.proto` on a unix socket.
+
+Threads of gRPC move bytes only; one thread of its own trains, one request at a time. Whoever asked may go away:
+the training ends, its release is stored, and the same request asked again gets it.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import logging
+import os
+import queue
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from client import vault_pb2 as pb
+from client import vault_pb2_grpc as stubs
+from client.refusal import refusal_for
+from client.wire import MESSAGE_LIMIT, Assembly, check_socket_path, split
+from common.errors import InputError, Refused
+from common.protocol import Participant, Release, TrainRequest
+
+_log = logging.getLogger(__name__)
+
+SERVICE_NAME = "sotto.vault.v1.Vault"
+_MOST_CALLS = 8
+_MOST_PLAN_BYTES = 2**16
+_UPLOAD_SECONDS = 300.0
+_CALLER_CHECK_SECONDS = 0.5
+
+
+class VaultService(stubs.VaultServicer):
+    """Answers for a participant; see the module's text.
+
+    Args:
+        participant: the vault.
+    """
+
+    def __init__(self, participant: Participant) -> None:
+        self._participant = participant
+        self._training = TrainingThread(participant)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being trained."""
+        return self._training.busy
+
+    def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeReply:  # noqa: ARG002, N802
+        """Who the organization is."""
+        try:
+            said = self._participant.describe()
+        except Exception as error:
+            return pb.DescribeReply(refusal=_refusal(error, "describe"))
+        return pb.DescribeReply(
+            description=pb.Description(
+                organization=said.organization, unit=said.unit, public_size=said.public_size
+            )
+        )
+
+    def Statement(self, request: pb.StatementRequest, context: grpc.ServicerContext) -> pb.StatementReply:  # noqa: ARG002, N802
+        """What a run cost."""
+        try:
+            statement = self._participant.statement(request.run)
+        except Exception as error:
+            return pb.StatementReply(refusal=_refusal(error, "statement"))
+        return pb.StatementReply(statement=json.dumps(statement.to_dict()))
+
+    def Train(self, parts: Iterator[pb.TrainPart], context: grpc.ServicerContext) -> Iterator[pb.ReleasePart]:  # noqa: N802
+        """Train one round, or answer with its stored release."""
+        try:
+            release = self._train(parts, context)
+        except Exception as error:
+            yield pb.ReleasePart(refusal=_refusal(error, "train"))
+            return
+        if release is None:
+            return
+        yield pb.ReleasePart(size=len(release.update))
+        for piece in split(release.update):
+            yield pb.ReleasePart(data=piece)
+
+    def _train(self, parts: Iterator[pb.TrainPart], context: grpc.ServicerContext) -> Release | None:
+        """The release; None if the caller went away, who may ask again."""
+        upload_limit = threading.Timer(_UPLOAD_SECONDS, context.cancel)
+        upload_limit.daemon = True
+        upload_limit.start()
+        try:
+            request = _read_request(parts)
+        finally:
+            upload_limit.cancel()
+        future = self._training.submit(request)
+        del request  # while it trains, the training thread alone holds the adapter
+        while context.is_active():
+            try:
+                return future.result(timeout=_CALLER_CHECK_SECONDS)
+            except NotYet:
+                continue
+        return None
+
+
+class TrainingThread:
+    """Trains one request at a time, always in the same thread.
+
+    Args:
+        participant: whose `train` is called.
+    """
+
+    def __init__(self, participant: Participant) -> None:
+        self._participant = participant
+        self._lock = threading.Lock()
+        self._current: tuple[str, Future[Release]] | None = None
+        self._queue: queue.SimpleQueue[tuple[TrainRequest, Future[Release]]] = queue.SimpleQueue()
+        # A daemon: a vault that is told to stop does not wait for its training; the attempt is made again.
+        threading.Thread(target=self._work, name="training", daemon=True).start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being trained."""
+        return self._current is not None
+
+    def submit(self, request: TrainRequest) -> Future[Release]:
+        """The release to come. A request that is being trained already is joined, not begun again.
+
+        Raises:
+            Refused: another request is being trained.
+        """
+        key = request.digest()
+        with self._lock:
+            if self._current is not None:
+                if self._current[0] != key:
+                    raise Refused("busy", "one request is trained at a time")
+                return self._current[1]
+            future: Future[Release] = Future()
+            self._current = key, future
+            self._queue.put((request, future))
+        return future
+
+    def _work(self) -> None:
+        while True:
+            request, future = self._queue.get()
+            try:
+                future.set_result(self._participant.train(request))
+            except Exception as error:
+                future.set_exception(error)
+            # Nothing of a request is kept until the next one comes.
+            with self._lock:
+                self._current = None
+            del request, future
+
+
+def _read_request(parts: Iterator[pb.TrainPart]) -> TrainRequest:
+    head: pb.TrainHead | None = None
+    adapter = Assembly(0)
+    for part in parts:
+        kind = part.WhichOneof("part")
+        if head is None and kind == "head":
+            head = part.head
+            if len(head.plan) > _MOST_PLAN_BYTES:
+                raise Refused("malformed-request", f"a plan has at most {_MOST_PLAN_BYTES} bytes")
+            adapter = Assembly(head.adapter_size)
+        elif head is not None and kind == "data":
+            adapter.add(part.data)
+        else:
+            raise Refused("malformed-request", "the parts should be one head and then data")
+    if head is None:
+        raise Refused("malformed-request", "the request is empty")
+    return TrainRequest(head.run, head.round, head.plan, head.fingerprint, adapter.complete())
+
+
+def _refusal(error: Exception, task: str) -> pb.Refusal:
+    refusal = refusal_for(error, task)
+    return pb.Refusal(code=refusal.code, detail=refusal.detail)
+
+
+class VaultServer:
+    """A vault that listens on its socket. The caller holds the locks of ledger and socket.
+
+    Args:
+        participant: the vault.
+        socket: where to listen. What a killed vault left there is replaced.
+        group: a group of the system that may connect; None for the vault's own user alone.
+
+    Raises:
+        InputError: the path is too long, or the group or the folder is not as it should be.
+    """
+
+    def __init__(self, participant: Participant, socket: Path, group: str | None = None) -> None:
+        self._service = VaultService(participant)
+        self._health = health.HealthServicer()
+        self._server = grpc.server(
+            ThreadPoolExecutor(max_workers=_MOST_CALLS, thread_name_prefix="socket"),
+            options=MESSAGE_LIMIT,
+            maximum_concurrent_rpcs=_MOST_CALLS,
+        )
+        stubs.add_VaultServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        _bind(self._server, socket, group)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.start()
+        for name in ("", SERVICE_NAME):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self) -> bool:
+        """Answer no more.
+
+        Returns:
+            False if a training is cut off, whose thread then still runs.
+        """
+        self._health.enter_graceful_shutdown()
+        self._server.stop(grace=0.5).wait()
+        return not self._service.busy
+
+
+def _bind(server: grpc.Server, socket: Path, group: str | None) -> None:
+    check_socket_path(socket)
+    try:
+        socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if socket.is_socket():
+            socket.unlink()
+        if socket.exists():
+            raise InputError(f"vault.socket = {socket}: is a file; it should be a new path")
+        # Nobody can connect between the bind and the change of the mode.
+        before = os.umask(0o177)
+        try:
+            server.add_insecure_port(f"unix:{socket}")
+        finally:
+            os.umask(before)
+        if group is not None:
+            grp.getgrnam(group)
+            shutil.chown(socket, group=group)
+            socket.chmod(0o660)
+    except KeyError:
+        raise InputError(f"vault.group = {group!r}: the system has no such group") from None
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"vault.socket = {socket}: cannot be made: {error}") from None

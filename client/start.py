@@ -1,0 +1,95 @@
+"""`sotto vault start`: opens one organization's records and answers on its socket until it is told to end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from client.entropy import Entropy
+from client.ledger import Ledger
+from client.policy import Organization
+from client.service import VaultServer
+from client.vault import Vault
+from client.wire import check_socket_path
+from common.errors import InputError
+from common.lock import Held, exclusive
+from common.model import LoraModel
+from common.protocol import SAME_USER, SEPARATE_USERS
+from common.records import read_records
+
+_log = logging.getLogger(__name__)
+
+
+def serve_vault(organization: Organization, entropy: Entropy, ready: Callable[[str], None]) -> None:
+    """Answer for an organization until SIGTERM or SIGINT; then end at once, also in the middle of a training.
+
+    A training that is cut off has released nothing; it is made again under the same reservation.
+
+    Args:
+        organization: its file.
+        entropy: where keystreams come from. Only tests pass anything but `SystemEntropy`.
+        ready: told in one line when the vault answers.
+
+    Raises:
+        InputError: something that the organization's file names is not as it should be; nothing is spent.
+    """
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    section = organization.vault
+    socket = check_socket_path(organization.path(section.socket))
+    ledger_path = organization.path(section.ledger)
+    with _held(ledger_path, "vault.ledger"), _held(socket, "vault.socket"):
+        vault, records = _open_vault(organization, ledger_path, entropy)
+        server = VaultServer(vault, socket, section.group)
+        server.start()
+        ready(f"{organization.name}: the vault answers at {socket} for {records} records")
+        told.wait()
+        if not server.stop():
+            _log.warning("a training is cut off; it was charged already and is made again when it is asked for")
+            logging.shutdown()
+            # The training thread cannot be interrupted, and nothing that it holds is worth keeping.
+            os._exit(0)
+
+
+def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy) -> tuple[Vault, int]:
+    device = _device(organization.vault.device)
+    for name, folder in organization.models.items():
+        if not (organization.path(folder) / "config.json").is_file():
+            raise InputError(
+                f"models.{name!r} = {folder!r}: it should be the folder of a model in Hugging Face format"
+            )
+    records = read_records(organization.path(organization.data.train))
+    ledger = Ledger(ledger_path, organization.name, organization.data.unit)
+    boundary = SAME_USER if organization.vault.group is None else SEPARATE_USERS
+    vault = Vault(
+        organization, records, ledger, lambda folder, plan: LoraModel(folder, plan, device), entropy, boundary
+    )
+    return vault, len(records)
+
+
+@contextmanager
+def _held(path: Path, key: str) -> Iterator[None]:
+    try:
+        with exclusive(path):
+            yield
+    except Held as held:
+        raise InputError(f"{key} = {path}: another vault, process {held.holder}, holds it") from None
+    except OSError as error:
+        raise InputError(f"{key} = {path}: cannot be made: {error}") from None
+
+
+def _device(name: str) -> str:
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"vault.device = {name!r}: it should be a device of this machine: {reason}") from None
+    return name

@@ -1,0 +1,125 @@
+"""`sotto supernode start`: the side of an organization that has the network and no data."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import Field, PrivateAttr
+
+from client.remote import RemoteVault
+from client.runtime import check_version
+from client.wire import check_socket_path
+from common.errors import InputError, Refused, SottoError
+from common.network import Address, free_port, loopback_address
+from common.plan import Name
+from common.processes import FLOWER_ENVIRONMENT, Supervisor
+from common.settings import Section, load, resolve
+
+_TRY_SECONDS = 1.0
+
+
+class Relay(Section):
+    """The relay of one organization, read by the networked side alone. Paths are relative to this file."""
+
+    name: Name = Field(examples=["st-mary"])
+    """The organization's name, as in its own file."""
+    socket: str = "vault.sock"
+    """Where the vault answers."""
+    server: str = Field(default="127.0.0.1:8000", examples=["127.0.0.1:8000"])
+    """The coordinator's server. This version has no TLS: it must be on this machine."""
+    patience: float = Field(default=60.0, gt=0)
+    """Seconds to wait at the start for the vault and for the server."""
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @classmethod
+    def read(cls, path: Path) -> Relay:
+        """Read a relay file.
+
+        Raises:
+            InputError: one line on the first thing that is wrong in it.
+        """
+        relay = load(path, cls)
+        relay._folder = path.absolute().parent
+        return relay
+
+    @property
+    def vault_socket(self) -> Path:
+        """The socket's path, made absolute.
+
+        Raises:
+            InputError: it is too long for the system.
+        """
+        return check_socket_path(resolve(self.socket, self._folder))
+
+    @property
+    def server_address(self) -> Address:
+        """The server's address, checked.
+
+        Raises:
+            InputError: it is none, or not of this machine.
+        """
+        return loopback_address(self.server, "server")
+
+
+def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
+    """Keep a SuperNode and its relay running until SIGTERM or SIGINT.
+
+    Args:
+        relay: where the vault and the server are.
+        report: told in one line when they run, and what happens to them.
+
+    Raises:
+        InputError: the vault is another organization's, or an address or path is wrong.
+        SottoError: the vault or the server is not there in time.
+    """
+    check_version()
+    server, socket = relay.server_address, relay.vault_socket
+    with tempfile.TemporaryDirectory(prefix="sotto-relay-") as home, Supervisor(report) as supervisor:
+        if not _vault_answers(relay, socket, supervisor, report):
+            return
+        if not supervisor.wait_for(server.is_open, relay.patience):
+            if supervisor.told_to_end:
+                return
+            raise SottoError(f"no server answers at {server}; start it with: sotto server start")
+        environment = {"FLWR_LOG_LEVEL": "WARNING", **FLOWER_ENVIRONMENT, "FLWR_HOME": home}
+        secret = Path(home) / "secret"
+        secret.touch(mode=0o600)
+        secret.write_text(secrets.token_hex(32), encoding="ascii")
+        port = str(free_port())
+        program = [sys.executable, "-P", "-m", "client.runtime"]
+        node = [
+            *("--insecure", "--superlink", str(server), "--host", "127.0.0.1", "--port", port),
+            *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
+        ]
+        supervisor.start("SuperNode", [*program, "supernode", *node], environment)
+        supervisor.start("relay", [*program, "relay", f"127.0.0.1:{port}", str(secret), str(socket)], environment)
+        report(f"{relay.name}: relays between the server at {server} and the vault at {socket}")
+        supervisor.run()
+
+
+def _vault_answers(relay: Relay, socket: Path, supervisor: Supervisor, report: Callable[[str], None]) -> bool:
+    """Whether the vault is there before the time is over; False only if this process is told to end."""
+    begin, told = time.monotonic(), False
+    while not supervisor.told_to_end:
+        try:
+            with RemoteVault(socket, timeout=_TRY_SECONDS, patience=0) as vault:
+                name = vault.describe().organization
+        except Refused:
+            if time.monotonic() - begin > relay.patience:
+                raise SottoError(
+                    f"no vault answers at {socket}; start it with: sotto vault start ORGANIZATION.toml"
+                ) from None
+            if not told:
+                report(f"{relay.name}: waiting for the vault at {socket}")
+                told = True
+            supervisor.wait_for(lambda: False, 0.3)
+            continue
+        if name != relay.name:
+            raise InputError(f"name = {relay.name!r}: the vault at {socket} is the one of {name!r}")
+        return True
+    return False

@@ -1,0 +1,205 @@
+"""Children that live and die with their parent: started again when they fall over, never left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO
+
+import psutil
+
+from common.errors import SottoError
+
+_POLL_SECONDS = 0.1
+_TERM_SECONDS = 8.0
+_LONGEST_PAUSE = 30.0
+# A child that lived this long starts anew with the shortest pause.
+_STEADY_SECONDS = 60.0
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+# Flower's own programs: quiet, offline, no installation at run time.
+FLOWER_ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
+}
+
+
+@dataclass
+class _Child:
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path | None
+    process: subprocess.Popen[bytes]
+    started: float
+    pause: float = 0.5
+    again_at: float | None = None
+
+
+class Supervisor:
+    """Starts children, keeps them running, and ends them with all that they started; use it as a context.
+
+    Args:
+        report: told in one line what happens to a child.
+    """
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self._children: list[_Child] = []
+        self._told = threading.Event()
+        self._libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+    def __enter__(self) -> Supervisor:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        if self._libc is not None:
+            # What a child leaves behind becomes ours, so that it can be ended and does not stay a zombie.
+            self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._told.set()
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path | None = None,
+    ) -> None:
+        """Start a child.
+
+        Args:
+            name: for the reports.
+            command: what to run.
+            environment: added to this process's own.
+            log: a file for what it prints; None for this process's own output.
+        """
+        process = self._spawn(command, environment, log)
+        self._children.append(_Child(name, command, environment, log, process, time.monotonic()))
+
+    def _spawn(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path | None
+    ) -> subprocess.Popen[bytes]:
+        output: IO[bytes] | None = log.open("ab") if log is not None else None
+        try:
+            return subprocess.Popen(  # noqa: S603 - the commands are our own
+                list(command),
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output is not None else None,
+                # Ctrl-C reaches this process alone, which ends its children in order.
+                start_new_session=True,
+                preexec_fn=self._die_with_parent,
+            )
+        finally:
+            if output is not None:
+                output.close()
+
+    def _die_with_parent(self) -> None:
+        if self._libc is not None:
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+    def run(self) -> None:
+        """Keep the children running until this process is told to end."""
+        while not self._told.wait(_POLL_SECONDS):
+            self.tend()
+
+    def wait_for(self, ready: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something is the case.
+
+        Args:
+            ready: asked again and again.
+            seconds: to wait at most.
+
+        Returns:
+            Whether it became so; False also if this process is told to end.
+
+        Raises:
+            SottoError: a child ended meanwhile.
+        """
+        deadline = time.monotonic() + seconds
+        while not ready():
+            ended = [child for child in self._children if child.process.poll() is not None]
+            if ended:
+                first = ended[0]
+                raise SottoError(
+                    f"{first.name} ended with code {first.process.returncode} while it started{_see(first)}"
+                )
+            if self._told.wait(_POLL_SECONDS) or time.monotonic() > deadline:
+                return False
+        return True
+
+    @property
+    def told_to_end(self) -> bool:
+        """Whether this process was told to end."""
+        return self._told.is_set()
+
+    def tend(self) -> None:
+        """Start children again that ended, after a pause that doubles each time."""
+        now = time.monotonic()
+        for child in self._children:
+            code = child.process.poll()
+            if code is None:
+                continue
+            if child.again_at is None:
+                if now - child.started > _STEADY_SECONDS:
+                    child.pause = 0.5
+                child.again_at = now + child.pause
+                self._report(f"{child.name} ended with code {code}; again in {child.pause:g} s{_see(child)}")
+                child.pause = min(2 * child.pause, _LONGEST_PAUSE)
+            elif now >= child.again_at:
+                child.process = self._spawn(child.command, child.environment, child.log)
+                child.started, child.again_at = now, None
+
+    def stop(self) -> None:
+        """End all children and whatever they started; nothing of them remains."""
+        for child in self._children:
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + _TERM_SECONDS
+        for child in self._children:
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        self._children.clear()
+        # What is left was started by a child; the system has made it ours.
+        left = psutil.Process().children(recursive=True)
+        for process in left:
+            _send(process, signal.SIGTERM)
+        _, stubborn = psutil.wait_procs(left, timeout=3)
+        for process in stubborn:
+            _send(process, signal.SIGKILL)
+        psutil.wait_procs(stubborn, timeout=3)
+
+
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _see(child: _Child) -> str:
+    return f"; see {child.log}" if child.log is not None else ""

@@ -1,0 +1,154 @@
+"""`sotto run`: one federated run, submitted to the SuperLink of this machine and watched to its true end."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from common.errors import SottoError
+from common.lock import is_held
+from common.model import LoraModel
+from common.network import Address
+from common.plan import Plan
+from server.begin import resume_run, start_run
+from server.flower import Flower
+from server.result import write_result
+from server.rounds import Observer, Observers
+from server.run_directory import RunDirectory, Status, ensure_free
+from server.superlink import is_ready
+from server.tensorboard import TensorBoard
+
+_POLL_SECONDS = 0.1
+# Flower starts the ServerApp within seconds; when it does not, Flower is asked why.
+_START_SECONDS = 15.0
+_STOP_SECONDS = 15.0
+
+
+def run_federated(
+    plan: Plan, out: Path, address: Address, *, resume: bool, run: str | None, observer: Observer
+) -> tuple[RunDirectory, dict[str, Any]]:
+    """Run a plan with the organizations that are connected to a SuperLink.
+
+    Args:
+        plan: of the run.
+        out: the run directory; it holds no run yet, unless `resume`.
+        address: of the SuperLink.
+        resume: continue the run that `out` holds.
+        run: the id of a new run; one is made if it is missing.
+        observer: told of the progress.
+
+    Returns:
+        The run directory and the privacy report.
+
+    Raises:
+        InputError: the plan does not fit the model, or `out` does not fit; nothing is spent.
+        SottoError: there is no SuperLink, or the run ended before it was complete; it can be resumed.
+    """
+    if not resume:
+        ensure_free(out)
+    if not is_ready(address):
+        raise SottoError(f"no server answers at {address}; start it with: sotto server start")
+    model = LoraModel(plan.base_folder(), plan)
+    directory = resume_run(plan, out, True, model) if resume else start_run(plan, out, True, model, run)
+    directory.path.mkdir(parents=True, exist_ok=True)
+    with TensorBoard(directory.path / "tensorboard") as board:
+        _run(directory, address, Observers(observer, board))
+    _, adapter = directory.latest_checkpoint()
+    return directory, write_result(directory, model, adapter)
+
+
+def _run(directory: RunDirectory, address: Address, observer: Observer) -> None:
+    with tempfile.TemporaryDirectory(prefix="sotto-run-") as folder:
+        flower = Flower(address, Path(folder))
+        if is_held(directory.path / "run"):
+            # An earlier `sotto run` was killed, but its ServerApp goes on: watch that one.
+            _follow(directory, observer, None)
+            return
+        directory.forget_status()
+        identity = flower.submit(directory.path.absolute())
+        with _stopped_on_error(flower, identity, directory):
+            _follow(directory, observer, (flower, identity))
+
+
+@contextmanager
+def _stopped_on_error(flower: Flower, identity: str, directory: RunDirectory) -> Iterator[None]:
+    """Whatever ends the watching, Ctrl-C for instance, ends the run as well: it can be resumed."""
+    try:
+        yield
+    except BaseException:
+        if is_held(directory.path / "run"):
+            # If the SuperLink is gone, the ServerApp goes with it.
+            with suppress(SottoError):
+                flower.stop(identity)
+            deadline = time.monotonic() + _STOP_SECONDS
+            while is_held(directory.path / "run") and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+        raise
+
+
+def _follow(directory: RunDirectory, observer: Observer, submitted: tuple[Flower, str] | None) -> None:
+    """Pass on the progress of a ServerApp until it ends.
+
+    Raises:
+        SottoError: it ended before the run was complete.
+    """
+    told, done, first = Status(""), directory.latest_checkpoint()[0], True
+    begin = time.monotonic()
+    while True:
+        # In this order: a ServerApp that says "complete" and then lets go is never taken for a dead one.
+        held = is_held(directory.path / "run")
+        status = directory.status()
+        if status is not None:
+            done, first = _pass_on(directory, observer, told, status, done, first)
+            told = status
+            if status.state == "complete":
+                return
+            if status.state == "failed":
+                raise SottoError(f"{status.reason}; continue with --resume")
+            if not held:
+                raise SottoError("the ServerApp ended before the run was complete; continue with --resume")
+        elif submitted is not None and time.monotonic() - begin > _START_SECONDS:
+            _raise_if_over(*submitted)
+            begin = time.monotonic()
+        time.sleep(_POLL_SECONDS)
+
+
+def _pass_on(
+    directory: RunDirectory, observer: Observer, told: Status, status: Status, done: int, first: bool
+) -> tuple[int, bool]:
+    """Tell what is new since the last look.
+
+    Args:
+        directory: of the run.
+        observer: told of it.
+        told: the status at the last look.
+        status: the status now.
+        done: the last round that was told as complete, or that was complete when the watching began.
+        first: whether round 0 may still have to be told.
+
+    Returns:
+        `done` and `first` for the next look.
+    """
+    if status != told and status.state == "waiting":
+        observer.waiting(status.organizations, directory.plan.federation.min_organizations)
+    for line in directory.rounds():
+        if line.round > done or (line.round == 0 and first and done == 0):
+            observer.finished(line)
+            done, first = line.round, False
+    if status.state == "running":
+        if (status.round, status.organizations) != (told.round, told.organizations):
+            observer.started(status.organizations, status.round - 1)
+            told = Status("running", status.round, status.organizations)
+        for name in status.answered[len(told.answered) :]:
+            observer.answered(name)
+    return done, first
+
+
+def _raise_if_over(flower: Flower, identity: str) -> None:
+    state, details = flower.state(identity)
+    if state.startswith("finished"):
+        raise SottoError(f"the ServerApp did not start ({state}): {details or 'see the log of the server'}")
