@@ -139,7 +139,7 @@ def start_server(settings: ServerFile = None) -> None:
 def start_vault(organization: OrganizationFile) -> None:
     """Guard an organization's records and train on them, until Ctrl-C. Needs no network."""
     from client.entropy import SystemEntropy
-    from client.policy import Organization
+    from client.organization import Organization
     from client.start import serve_vault
 
     serve_vault(Organization.read(organization), SystemEntropy(), _report)
@@ -236,7 +236,7 @@ def init_plan(path: NewFile) -> None:
 @init.command("organization")
 def init_organization(path: NewFile) -> None:
     """An organization: its records and its policy, read by the vault."""
-    from client.policy import Organization
+    from client.organization import Organization
 
     _write_template(path, Organization)
 

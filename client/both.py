@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from client.policy import Organization
+from client.organization import Organization
 from client.supernode import Relay
 from common.errors import InputError
 from common.processes import Supervisor

@@ -1,149 +1,52 @@
-"""organization.toml: what one organization holds and what it allows. The plan cannot loosen any of it."""
+"""What an organization's policy makes of a plan: the mechanism of a run, or a refusal. Nothing loosens it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
-
+from client.organization import Organization
 from common.accounting import noise_multiplier, sample_rate
 from common.errors import InputError, Refused
 from common.mechanism import Mechanism
-from common.plan import Name, Plan
-from common.settings import Section, load, resolve
+from common.plan import Plan
 
 
-class Data(Section):
-    """The private records. Nothing here but `unit` and `public_size` ever leaves."""
+def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
+    """The mechanism of a whole run: the smallest noise that keeps the plan's ε, at least the policy's.
 
-    train: str = Field(examples=["records.jsonl"])
-    """JSON Lines (.jsonl, .jsonl.gz), UTF-8."""
-    unit: str = "example"
-    """What is protected, for ever: "example" is one record."""
-    public_size: PositiveInt = Field(examples=[10000])
-    """Units that you are willing to publish; sample rates come from it. Do not copy the true count."""
-
-    @field_validator("unit")
-    @classmethod
-    def _known_unit(cls, value: str) -> str:
-        if value != "example":
-            raise ValueError('it should be "example"')
-        return value
-
-
-class Policy(Section):
-    """What a plan may ask for at most."""
-
-    max_epsilon: float = Field(gt=0, examples=[8.0])
-    """ε over all runs, for ever. The ε's of runs are added up."""
-    max_epsilon_per_run: float = Field(gt=0, examples=[4.0])
-    """ε of one run."""
-    max_delta: float = Field(gt=0, lt=1, examples=[1e-5])
-    """δ over all runs, for ever; the δ's of runs are added up. It must be below 1 / public_size."""
-    min_noise_multiplier: float = Field(default=0.3, gt=0)
-    """σ is never below this, however small an ε would allow it."""
-
-
-class VaultSection(Section):
-    """The process that opens the records."""
-
-    socket: str = "vault.sock"
-    """Where the relay reaches it. Its path may have 107 bytes; only this user may connect."""
-    group: str | None = Field(default=None, examples=["sotto"])
-    """A group of the system that may connect too, so that the relay can run as another user."""
-    ledger: str = "ledger.db"
-    """The record of everything that was spent. Keep it as long as the data."""
-    device: str = "cpu"
-    """Where to train: "cpu", "cuda", "cuda:0"."""
-    max_tokens: PositiveInt = 1024
-    """Padded tokens in a micro-batch: more for a large device, fewer if it runs out of memory."""
-
-
-class Organization(Section):
-    """One organization of Sotto, read by its vault alone. Paths are relative to this file."""
-
-    name: Name = Field(examples=["st-mary"])
-    """As in the reports: lower-case letters, digits and hyphens, at most 40."""
-    data: Data
-    models: dict[str, str] = Field(examples=[{"HuggingFaceTB/SmolLM2-135M": "/models/smollm2-135m"}])
-    """The base models that plans may name, and their local folders."""
-    policy: Policy
-    vault: VaultSection = VaultSection()
-    _folder: Path = PrivateAttr(default_factory=Path.cwd)
-
-    @model_validator(mode="after")
-    def _delta_protects_each_record(self) -> Organization:
-        if self.policy.max_delta >= 1 / self.data.public_size:
-            raise ValueError(
-                f"policy.max_delta = {self.policy.max_delta} should be below 1 / public_size = "
-                f"{1 / self.data.public_size:.2g}: above it, publishing whole records would be allowed"
-            )
-        return self
-
-    @classmethod
-    def read(cls, path: Path) -> Organization:
-        """Read an organization file.
-
-        Raises:
-            InputError: one line on the first thing that is wrong in it.
-        """
-        organization = load(path, cls)
-        organization._folder = path.absolute().parent
-        return organization
-
-    def path(self, text: str) -> Path:
-        """A path of this file, made absolute."""
-        return resolve(text, self._folder)
-
-    def model_folder(self, plan: Plan) -> str:
-        """The local folder of the plan's base model.
-
-        Raises:
-            Refused: the policy does not list it.
-        """
-        try:
-            return str(self.path(self.models[plan.model.base]))
-        except KeyError:
-            raise Refused("model-not-allowed", f"model.base = {plan.model.base!r} is not listed") from None
-
-    def mechanism(self, plan: Plan) -> Mechanism:
-        """The mechanism of a whole run: the smallest noise that keeps the plan's ε, at least the policy's.
-
-        Raises:
-            Refused: the plan asks for more than the policy allows.
-        """
-        privacy, size, batch = plan.privacy, self.data.public_size, plan.training.batch_size
-        limit = self.policy.max_epsilon_per_run
-        refusals = {
-            f"privacy.unit = {privacy.unit!r}; it is {self.data.unit!r} here, for ever": (
-                privacy.unit != self.data.unit
-            ),
-            f"privacy.epsilon = {privacy.epsilon}; a run may cost {limit} at most": privacy.epsilon > limit,
-            f"privacy.delta = {privacy.delta}; it should be below 1 / public_size = {1 / size:.2g}": (
-                privacy.delta >= 1 / size
-            ),
-            f"training.batch_size = {batch}; it should be at most public_size = {size}": batch > size,
-        }
-        for detail, refused in refusals.items():
-            if refused:
-                raise Refused("policy", detail)
-        rate = sample_rate(batch, size)
-        steps = plan.training.rounds * plan.training.local_steps
-        try:
-            sigma = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps)
-        except ValueError as error:
-            raise Refused("policy", str(error)) from None
-        return Mechanism(rate, max(sigma, self.policy.min_noise_multiplier), steps)
+    Raises:
+        Refused: the plan asks for more than the policy allows.
+    """
+    privacy, size, batch = plan.privacy, organization.data.public_size, plan.training.batch_size
+    limit = organization.policy.max_epsilon_per_run
+    refusals = {
+        f"privacy.unit = {privacy.unit!r}; it is {organization.data.unit!r} here, for ever": (
+            privacy.unit != organization.data.unit
+        ),
+        f"privacy.epsilon = {privacy.epsilon}; a run may cost {limit} at most": privacy.epsilon > limit,
+        f"privacy.delta = {privacy.delta}; it should be below 1 / public_size = {1 / size:.2g}": (
+            privacy.delta >= 1 / size
+        ),
+        f"training.batch_size = {batch}; it should be at most public_size = {size}": batch > size,
+    }
+    for detail, refused in refusals.items():
+        if refused:
+            raise Refused("policy", detail)
+    rate = sample_rate(batch, size)
+    steps = plan.training.rounds * plan.training.local_steps
+    try:
+        sigma = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps)
+    except ValueError as error:
+        raise Refused("policy", str(error)) from None
+    return Mechanism(rate, max(sigma, organization.policy.min_noise_multiplier), steps)
 
 
 def check_plan_fits(plan: Plan, organization: Organization) -> Mechanism:
-    """What `mechanism` would refuse, as an error at the operator's own terminal.
+    """What `run_mechanism` would refuse, as an error at the operator's own terminal.
 
     Raises:
         InputError: the refusal, as one line.
     """
     try:
         organization.model_folder(plan)
-        return organization.mechanism(plan)
+        return run_mechanism(organization, plan)
     except Refused as refusal:
         raise InputError(f"organization {organization.name!r}: {refusal.detail}") from None

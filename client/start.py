@@ -14,7 +14,7 @@ import torch
 
 from client.entropy import Entropy
 from client.ledger import Ledger
-from client.policy import Organization
+from client.organization import Organization
 from client.service import VaultServer
 from client.vault import Vault
 from client.wire import check_socket_path

@@ -32,6 +32,8 @@ class Relay(Section):
     """Where the vault answers."""
     server: str = Field(default="127.0.0.1:8000", examples=["127.0.0.1:8000"])
     """The coordinator's server. This version has no TLS: it must be on this machine."""
+    log: str = "relay.log"
+    """What Flower's programs write."""
     patience: float = Field(default=60.0, gt=0)
     """Seconds to wait at the start for the vault and for the server."""
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
@@ -96,8 +98,11 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
             *("--insecure", "--superlink", str(server), "--host", "127.0.0.1", "--port", port),
             *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
         ]
-        supervisor.start("SuperNode", [*program, "supernode", *node], environment)
-        supervisor.start("relay", [*program, "relay", f"127.0.0.1:{port}", str(secret), str(socket)], environment)
+        log = resolve(relay.log, relay._folder)
+        supervisor.start("SuperNode", [*program, "supernode", *node], environment, log)
+        supervisor.start(
+            "relay", [*program, "relay", f"127.0.0.1:{port}", str(secret), str(socket)], environment, log
+        )
         report(f"{relay.name}: relays between the server at {server} and the vault at {socket}")
         supervisor.run()
 

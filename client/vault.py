@@ -16,7 +16,8 @@ import torch
 from client.data import EncodedRecords, encode
 from client.entropy import Entropy
 from client.ledger import Ledger, Reservation
-from client.policy import Organization
+from client.organization import Organization
+from client.policy import run_mechanism
 from client.private import GuaranteeError, Step, train
 from client.verification import verify_training
 from common.accounting import epsilon, total
@@ -150,7 +151,7 @@ class Vault:
         return plan
 
     def _reservation(self, request: TrainRequest, plan: Plan) -> Reservation:
-        mechanism = self._organization.mechanism(plan)
+        mechanism = run_mechanism(self._organization, plan)
         return Reservation(
             run=request.run,
             plan=plan.digest(),

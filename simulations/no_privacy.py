@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from client.data import EncodedRecords
 from client.entropy import Entropy
-from client.policy import Organization
+from client.organization import Organization
 from client.private import micro_batches, poisson_sample
 from client.vault import make_optimizer
 from common.accounting import sample_rate

@@ -16,7 +16,8 @@ import torch
 from client.data import encode
 from client.entropy import Entropy, SystemEntropy
 from client.ledger import Ledger
-from client.policy import Data, Organization, Policy, VaultSection, check_plan_fits
+from client.organization import Data, Organization, Policy, VaultSection
+from client.policy import check_plan_fits
 from client.vault import Vault
 from common.errors import InputError
 from common.model import LoraModel

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from client.policy import Organization, check_plan_fits
+from client.organization import Organization
+from client.policy import check_plan_fits, run_mechanism
 from common.errors import InputError, Refused
 from common.settings import template, validate
 from tests.conftest import MakePlan
@@ -73,7 +74,7 @@ def test_what_a_plan_asks_beyond_the_policy_is_named(make_plan: MakePlan, plan: 
     privacy = {"epsilon": 4.0, "delta": 1e-5, **plan.pop("privacy", {})}
     asked = make_plan(model={"base": "base"}, privacy=privacy, **plan)
     with pytest.raises(Refused, match="policy"):
-        organization().mechanism(asked)
+        run_mechanism(organization(), asked)
     with pytest.raises(InputError, match="st-mary") as caught:
         check_plan_fits(asked, organization())
     assert said in str(caught.value)

@@ -13,7 +13,7 @@ import torch
 
 from client.entropy import Keystream, SystemEntropy
 from client.ledger import Ledger
-from client.policy import Organization
+from client.organization import Organization
 from client.vault import Vault
 from common import adapter
 from common.errors import Refused

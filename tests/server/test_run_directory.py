@@ -184,11 +184,9 @@ def test_lines_come_back_in_their_order(tmp_path: Path) -> None:
     assert directory.rounds() == []
     for number in range(3):
         directory.append_round(line(number))
-    directory.close()
     assert RunDirectory.open(tmp_path).rounds() == [line(0), line(1), line(2)]
     texts = (tmp_path / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(text)["round"] for text in texts] == [0, 1, 2]
-    assert list((tmp_path / "tensorboard").iterdir())
 
 
 @pytest.mark.parametrize("cut", [1, 2, 30])
@@ -215,16 +213,6 @@ def test_rounds_without_a_checkpoint_are_forgotten_before_they_are_run_again(tmp
     directory.append_round(line(2))
     assert RunDirectory.open(tmp_path).rounds() == [line(0), line(1), line(2)]
     assert not (tmp_path / "rounds.jsonl.part").exists()
-
-
-def test_closing_twice_and_going_on_is_no_error(tmp_path: Path) -> None:
-    directory = created(tmp_path)
-    directory.append_round(line(0))
-    directory.close()
-    directory.close()
-    directory.append_round(line(1))
-    directory.close()
-    assert directory.rounds() == [line(0), line(1)]
 
 
 # Statements
