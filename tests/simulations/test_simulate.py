@@ -349,4 +349,4 @@ def test_progress_is_told_in_order(
 
     simulate(plan_of(), private_records, tmp_path / "run", observer=Teller())
     names = ["north", "south", "west"]
-    assert told == [(names, 0), 0, *names, 1, *names, 2]
+    assert told == [0, (names, 0), *names, 1, (names, 1), *names, 2]
