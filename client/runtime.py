@@ -29,15 +29,15 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.version import package_version
+from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from client.app import app
 from client.refusal import refusal_for
 from common.errors import Refused, SottoError
 from common.fab import check_app
+from common.flower import VERSION, pull_sooner
 from common.messages import pack_refusal
-
-FLOWER_VERSION = "1.41.0"
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _RELAY_POLL_SECONDS = 0.05
@@ -55,8 +55,8 @@ def check_version() -> None:
     Raises:
         SottoError: another version is installed.
     """
-    if package_version != FLOWER_VERSION:
-        raise SottoError(f"flwr {package_version} is installed; Sotto works with flwr {FLOWER_VERSION} only")
+    if package_version != VERSION:
+        raise SottoError(f"flwr {package_version} is installed; Sotto works with flwr {VERSION} only")
 
 
 def run_supernode(arguments: list[str]) -> None:
@@ -74,6 +74,7 @@ def run_supernode(arguments: list[str]) -> None:
     faster = types.ModuleType("time")
     faster.__dict__.update({**time.__dict__, "sleep": sleep})
     loop.__dict__["time"] = faster
+    pull_sooner(loop, "pull_objects")
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 
@@ -86,6 +87,7 @@ def run_relay(address: str, secret: Path, socket: str) -> None:
         secret: a file that proves to the SuperNode that this is its relay.
         socket: of the vault.
     """
+    pull_sooner(run_clientapp, "pull_and_inflate_object_from_tree")
     tasks = _client(
         address,
         SuperExecAuthHttpInterceptor(master_secret=secret.read_bytes(), protected_methods=frozenset({_ACQUIRE})),

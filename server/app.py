@@ -10,8 +10,10 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.superlink.grid import http_grid
 
 from common.errors import SottoError
+from common.flower import pull_sooner
 from common.lock import exclusive
 from server.rounds import Evaluator, Observer, run_rounds
 from server.run_directory import RoundLine, RunDirectory, Status
@@ -26,6 +28,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds; what they leave, and how they ended, is in the run directory."""
+    pull_sooner(http_grid, "pull_objects")
     directory = RunDirectory.open(Path(str(context.run_config["run-directory"])))
     # Held as long as this process lives, so that others see at once when it is gone, however it went.
     with exclusive(directory.path / "run", patience=_LOCK_SECONDS):

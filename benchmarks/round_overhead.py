@@ -1,0 +1,303 @@
+"""What a round costs beyond training: Sotto's processes beside a stock Flower app, in one run of this script.
+
+    .venv/bin/python benchmarks/round_overhead.py [--rounds 8] [--organizations 2]
+
+Ours: server, vaults and relays as `sotto` starts them, on the demo's base model; the time that the slowest vault
+spent in `train` is taken off each round. Stock: `flower-superlink`, `flower-supernode` and FedAvg with all
+defaults, whose ClientApp returns the arrays that it got, of the same number of bytes, without any training. All
+on loopback. The first round of each is left out: it loads what later rounds keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tomli_w
+
+from common.network import Address, free_port
+from common.processes import FLOWER_ENVIRONMENT
+from simulations.demo.prepare import prepare_demo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from common.protocol import Description, Participant, Release, Statement, TrainRequest
+
+BIN = Path(sys.executable).parent
+BASE = Path(__file__).parent.parent / "simulations" / "demo" / "base"
+QUIET = {**os.environ, **FLOWER_ENVIRONMENT, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+# The stock programs keep their own pace.
+STOCK = {name: value for name, value in QUIET.items() if name != "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"}
+
+STOCK_APP = {
+    "pyproject.toml": """
+[project]
+name = "stockapp"
+version = "1.0.0"
+description = "FedAvg without training"
+license = "Apache-2.0"
+dependencies = []
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[tool.flwr.app]
+publisher = "benchmark"
+[tool.flwr.app.components]
+serverapp = "stockapp.server_app:app"
+clientapp = "stockapp.client_app:app"
+[tool.flwr.app.config]
+out = ""
+rounds = 1
+nodes = 1
+bytes = 1
+""",
+    "stockapp/__init__.py": "",
+    "stockapp/client_app.py": """
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    metrics = MetricRecord({"num-examples": 1})
+    return Message(RecordDict({"arrays": message.content["arrays"], "metrics": metrics}), reply_to=message)
+""",
+    "stockapp/server_app.py": """
+import json
+import time
+
+import numpy as np
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+app = ServerApp()
+
+
+class Timed(FedAvg):
+    began: list = []
+
+    def configure_train(self, *arguments, **keywords):
+        self.began.append(time.monotonic())
+        return super().configure_train(*arguments, **keywords)
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    config = context.run_config
+    nodes = int(config["nodes"])
+    strategy = Timed(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
+    arrays = ArrayRecord([np.zeros(int(config["bytes"]) // 4, np.float32)])
+    strategy.start(grid, arrays, num_rounds=int(config["rounds"]))
+    ends = [*strategy.began[1:], time.monotonic()]
+    seconds = [end - begin for begin, end in zip(strategy.began, ends)]
+    with open(config["out"], "w") as file:
+        json.dump(seconds, file)
+""",
+}
+
+
+class TimedVault:
+    """A vault that notes how long each training took."""
+
+    def __init__(self, vault: Participant, times: Path) -> None:
+        self._vault, self._times = vault, times
+
+    def describe(self) -> Description:
+        """As the vault."""
+        return self._vault.describe()
+
+    def train(self, request: TrainRequest) -> Release:
+        """As the vault."""
+        begin = time.monotonic()
+        release = self._vault.train(request)
+        with self._times.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([request.round, time.monotonic() - begin]) + "\n")
+        return release
+
+    def statement(self, run: str) -> Statement:
+        """As the vault."""
+        return self._vault.statement(run)
+
+
+def serve_timed_vault(path: Path) -> None:
+    """A vault process of this benchmark."""
+    from client.entropy import SystemEntropy
+    from client.ledger import Ledger
+    from client.organization import Organization
+    from client.service import VaultServer
+    from client.vault import Vault
+    from common.model import LoraModel
+    from common.records import read_records
+
+    organization = Organization.read(path)
+    vault = Vault(
+        organization,
+        read_records(organization.path(organization.data.train)),
+        Ledger(organization.path(organization.vault.ledger), organization.name, "example"),
+        LoraModel,
+        SystemEntropy(),
+        "benchmark",
+    )
+    server = VaultServer(TimedVault(vault, path.with_name("times.jsonl")), path.with_name("vault.sock"))
+    server.start()
+    signal.pause()
+
+
+@contextmanager
+def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
+    """A process and all that it starts, ended with SIGTERM."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(text: str, log: Path, seconds: float = 120) -> None:
+    """Wait until a log says something."""
+    deadline = time.monotonic() + seconds
+    while text not in (log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{log}: no {text!r}\n{log.read_text(encoding='utf-8', errors='replace')}")
+        time.sleep(0.1)
+
+
+def ours(folder: Path, rounds: int, organizations: int) -> tuple[list[float], int]:
+    """Seconds of each round beyond training, and the bytes of an adapter."""
+    demo = prepare_demo(folder / "data")
+    address = f"127.0.0.1:{free_port()}"
+    (folder / "server.toml").write_text(f'address = "{address}"\n', encoding="utf-8")
+    plan = {
+        "name": "overhead",
+        "model": {"base": str(BASE)},
+        "task": {"max_length": 63, "template": demo.task.template},
+        "lora": {"rank": 16},
+        "training": {"rounds": rounds, "local_steps": 1, "batch_size": 32},
+        "federation": {"min_organizations": organizations},
+        "privacy": {"epsilon": 8.0, "delta": 1e-5},
+    }
+    (folder / "plan.toml").write_text(tomli_w.dumps(plan), encoding="utf-8")
+    sotto = str(BIN / "sotto")
+    with ExitStack() as stack:
+        server = [sotto, "server", "start", str(folder / "server.toml")]
+        stack.enter_context(running(server, QUIET, folder / "server.log"))
+        wait_for("ready", folder / "server.log")
+        homes = [folder / f"org-{number}" for number in range(organizations)]
+        for home in homes:
+            _write_organization(home, str(folder / "data" / "records.jsonl"), address)
+            vault = [sys.executable, __file__, "--vault", str(home / "organization.toml")]
+            stack.enter_context(running(vault, QUIET, home / "vault.log"))
+            relay = [sotto, "supernode", "start", str(home / "relay.toml")]
+            stack.enter_context(running(relay, QUIET, home / "supernode.log"))
+        for home in homes:
+            wait_for("relays between", home / "supernode.log")
+        run = [sotto, "run", str(folder / "plan.toml"), "--out", str(folder / "run")]
+        subprocess.run(
+            [*run, "--server", str(folder / "server.toml")], env=QUIET, check=True, stdout=subprocess.DEVNULL
+        )
+    lines = [json.loads(text) for text in (folder / "run" / "rounds.jsonl").read_text().splitlines()][1:]
+    trained = [
+        dict(json.loads(text) for text in (home / "times.jsonl").read_text().splitlines()) for home in homes
+    ]
+    seconds = [line["seconds"] - max(times[line["round"]] for times in trained) for line in lines]
+    return seconds, lines[0]["bytes_up"] // organizations
+
+
+def _write_organization(home: Path, records: str, address: str) -> None:
+    home.mkdir()
+    organization = {
+        "name": home.name,
+        "data": {"train": records, "public_size": 4000},
+        "models": {str(BASE): str(BASE)},
+        "policy": {"max_epsilon": 8.0, "max_epsilon_per_run": 8.0, "max_delta": 1e-5},
+    }
+    (home / "organization.toml").write_text(tomli_w.dumps(organization), encoding="utf-8")
+    relay = {"name": home.name, "server": address}
+    (home / "relay.toml").write_text(tomli_w.dumps(relay), encoding="utf-8")
+
+
+def stock(folder: Path, rounds: int, nodes: int, size: int) -> list[float]:
+    """Seconds of each round of a stock app that does not train."""
+    app = folder / "stockapp"
+    for name, text in STOCK_APP.items():
+        (app / name).parent.mkdir(parents=True, exist_ok=True)
+        (app / name).write_text(text, encoding="utf-8")
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    home = folder / "cli"
+    home.mkdir()
+    connection = {"address": address, "insecure": True}
+    (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": "here", "here": connection}}))
+    with ExitStack() as stack:
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        link = [str(BIN / "flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port)]
+        environment = {**STOCK, "PATH": path, "FLWR_HOME": str(folder / "superlink")}
+        stack.enter_context(running(link, environment, folder / "superlink.log"))
+        if not Address("127.0.0.1", port).wait_until_open(60):
+            raise TimeoutError("the stock SuperLink does not listen")
+        for number in range(nodes):
+            node = [str(BIN / "flower-supernode"), "--insecure", "--superlink", address]
+            node += ["--host", "127.0.0.1", "--port", str(free_port())]
+            environment = {**STOCK, "PATH": path, "FLWR_HOME": str(folder / f"node-{number}")}
+            stack.enter_context(running(node, environment, folder / f"node-{number}.log"))
+            wait_for("SuperNode ID", folder / f"node-{number}.log")
+        out = folder / "seconds.json"
+        config = f'out="{out}" rounds={rounds} nodes={nodes} bytes={size}'
+        run = [str(BIN / "flwr"), "run", str(app), "here", "--run-config", config, "--stream"]
+        environment = {**STOCK, "PATH": path, "FLWR_HOME": str(home)}
+        subprocess.run(run, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seconds: list[float] = json.loads(out.read_text(encoding="utf-8"))
+    return seconds
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--organizations", type=int, default=2)
+    parser.add_argument("--vault", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.vault:
+        serve_timed_vault(arguments.vault)
+        return
+    # A socket's path is short: the system's own temporary folder is.
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
+        (Path(folder) / "ours").mkdir()
+        (Path(folder) / "stock").mkdir()
+        own, size = ours(Path(folder) / "ours", arguments.rounds, arguments.organizations)
+        others = stock(Path(folder) / "stock", arguments.rounds, arguments.organizations, size)
+    print(f"{arguments.organizations} organizations, {size} bytes each way, the rounds from the second on")
+    print(f"{'':8}{'median':>8}{'min':>8}{'max':>8}  seconds a round beyond training")
+    for name, seconds in (("ours", own[1:]), ("stock", others[1:])):
+        print(f"{name:8}{statistics.median(seconds):8.2f}{min(seconds):8.2f}{max(seconds):8.2f}")
+
+
+if __name__ == "__main__":
+    main()
