@@ -6,7 +6,7 @@ BIN := .venv/bin
 QUIET := HF_HUB_OFFLINE=1 FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 TOKENIZERS_PARALLELISM=false
 QUIET += GOMP_SPINCOUNT=10000
 
-.PHONY: demo test check clean
+.PHONY: demo test check proto clean
 demo: .venv/ready
 	$(QUIET) $(BIN)/sotto simulate
 
@@ -18,6 +18,12 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The stubs are made with the oldest grpcio that is supported: they refuse to run under an older one.
+proto:
+	$(PYTHON) -m venv .venv/proto
+	.venv/proto/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.70.0 'setuptools<80'
+	.venv/proto/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. client/vault.proto
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Sotto needs Python 3.11 or newer; set PYTHON=python3.11")'

@@ -32,7 +32,9 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+_HELP = "Fine-tune one language model together, without showing anybody a record."
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_HELP)
 _groups = {
     "server": "The coordinator's server.",
     "vault": "The process with the data.",
