@@ -33,7 +33,7 @@ def exclusive(path: Path, patience: float = 0.0) -> Iterator[None]:
     Raises:
         Held: another process has it.
     """
-    lock = path.with_name(path.name + ".lock")
+    lock = _beside(path)
     lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -44,6 +44,12 @@ def exclusive(path: Path, patience: float = 0.0) -> Iterator[None]:
     finally:
         # The file stays: whoever waits for the name would otherwise lock a file that is gone.
         os.close(handle)
+
+
+def _beside(path: Path) -> Path:
+    # A link is another name of the same thing, and has the same lock.
+    real = path.resolve()
+    return real.with_name(real.name + ".lock")
 
 
 def _take(handle: int, deadline: float) -> None:
@@ -59,9 +65,17 @@ def _take(handle: int, deadline: float) -> None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock now."""
+    """Whether some process holds the lock now. Nothing is made or written."""
     try:
-        with exclusive(path):
-            return False
-    except Held:
+        handle = os.open(_beside(path), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared: of two that only look, neither takes the other for a holder.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    else:
+        return False
+    finally:
+        os.close(handle)

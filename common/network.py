@@ -47,7 +47,8 @@ def loopback_address(text: str, key: str) -> Address:
         InputError: it is no such address, or not one of this machine alone.
     """
     host, _, port = text.rpartition(":")
-    if not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535 or not host:
+    number = int(port) if len(port) <= 5 and port.isascii() and port.isdecimal() else 0
+    if not 1 <= number <= 65535 or not host:
         raise InputError(f"{key} = {text!r}: it should be host:port, for instance 127.0.0.1:8000")
     try:
         local = host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -57,7 +58,7 @@ def loopback_address(text: str, key: str) -> Address:
         raise InputError(
             f"{key} = {text!r}: it should be 127.0.0.1:{port}; this version has no TLS and stays on this machine"
         )
-    return Address("127.0.0.1" if host == "localhost" else host, int(port))
+    return Address("127.0.0.1" if host == "localhost" else host, number)
 
 
 def free_port() -> int:
