@@ -38,6 +38,7 @@ class ProgressBar(Observer):
         self._task = self._progress.add_task("rounds", total=plan.training.rounds, metric="", start=False)
         self._share = 1.0
         self._completed = 0
+        self._begun = False
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()
@@ -46,10 +47,13 @@ class ProgressBar(Observer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # An error before anything happened leaves no empty bar above its line.
+        self._progress.live.transient = kind is not None and not self._begun
         self._progress.stop()
 
     def waiting(self, connected: Iterable[str], needed: int) -> None:
         """Say who is there and how many are missing."""
+        self._begun = True
         names = list(connected)
         there = f" ({', '.join(names)})" if names else ""
         self._progress.console.print(
@@ -58,6 +62,7 @@ class ProgressBar(Observer):
 
     def started(self, organizations: Iterable[str], completed: int) -> None:
         """Begin a round."""
+        self._begun = True
         self._share = 1 / max(1, len(list(organizations)))
         self._completed = completed
         self._progress.start_task(self._task)
