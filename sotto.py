@@ -116,7 +116,8 @@ def run_plan(
     from server.summary import print_summary
     from server.superlink import Server
 
-    chosen, address = Plan.read(plan), Server.read(server).listens_at
+    chosen = Plan.read(plan)
+    address = (Server.read(server) if server else Server()).listens_at
     try:
         with ProgressBar(chosen, True, _screen) as bar:
             directory, report = run_federated(
@@ -134,7 +135,7 @@ def start_server(settings: ServerFile = None) -> None:
     """Run Flower's SuperLink on this machine until Ctrl-C."""
     from server.superlink import Server, serve
 
-    serve(Server.read(settings), _report)
+    serve(Server.read(settings) if settings else Server(), _report)
 
 
 @vault.command("start")

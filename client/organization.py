@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from common.errors import Refused
 from common.plan import Name, Plan
-from common.settings import Section, load, resolve
+from common.settings import Section, SettingsFile
 
 
 class Data(Section):
@@ -57,7 +55,7 @@ class VaultSection(Section):
     """Padded tokens in a micro-batch: more for a large device, fewer if it runs out of memory."""
 
 
-class Organization(Section):
+class Organization(SettingsFile):
     """One organization of Sotto, read by its vault alone. Paths are relative to this file."""
 
     name: Name = Field(examples=["st-mary"])
@@ -67,7 +65,6 @@ class Organization(Section):
     """The base models that plans may name, and their local folders."""
     policy: Policy
     vault: VaultSection = VaultSection()
-    _folder: Path = PrivateAttr(default_factory=Path.cwd)
 
     @model_validator(mode="after")
     def _delta_protects_each_record(self) -> Organization:
@@ -77,21 +74,6 @@ class Organization(Section):
                 f"{1 / self.data.public_size:.2g}: above it, publishing whole records would be allowed"
             )
         return self
-
-    @classmethod
-    def read(cls, path: Path) -> Organization:
-        """Read an organization file.
-
-        Raises:
-            InputError: one line on the first thing that is wrong in it.
-        """
-        organization = load(path, cls)
-        organization._folder = path.absolute().parent
-        return organization
-
-    def path(self, text: str) -> Path:
-        """A path of this file, made absolute."""
-        return resolve(text, self._folder)
 
     def model_folder(self, plan: Plan) -> str:
         """The local folder of the plan's base model.

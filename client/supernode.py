@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 from client.remote import RemoteVault
 from client.runtime import check_version
@@ -18,12 +18,12 @@ from common.errors import InputError, Refused, SottoError
 from common.network import Address, free_port, loopback_address
 from common.plan import Name
 from common.processes import FLOWER_ENVIRONMENT, Supervisor
-from common.settings import Section, load, resolve
+from common.settings import SettingsFile
 
 _TRY_SECONDS = 1.0
 
 
-class Relay(Section):
+class Relay(SettingsFile):
     """The relay of one organization, read by the networked side alone. Paths are relative to this file."""
 
     name: Name = Field(examples=["st-mary"])
@@ -36,18 +36,6 @@ class Relay(Section):
     """What Flower's programs write."""
     patience: float = Field(default=60.0, gt=0)
     """Seconds to wait at the start for the vault and for the server."""
-    _folder: Path = PrivateAttr(default_factory=Path.cwd)
-
-    @classmethod
-    def read(cls, path: Path) -> Relay:
-        """Read a relay file.
-
-        Raises:
-            InputError: one line on the first thing that is wrong in it.
-        """
-        relay = load(path, cls)
-        relay._folder = path.absolute().parent
-        return relay
 
     @property
     def vault_socket(self) -> Path:
@@ -56,7 +44,7 @@ class Relay(Section):
         Raises:
             InputError: it is too long for the system.
         """
-        return check_socket_path(resolve(self.socket, self._folder))
+        return check_socket_path(self.path(self.socket))
 
     @property
     def server_address(self) -> Address:
@@ -98,7 +86,7 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
             *("--insecure", "--superlink", str(server), "--host", "127.0.0.1", "--port", port),
             *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
         ]
-        log = resolve(relay.log, relay._folder)
+        log = relay.path(relay.log)
         supervisor.start("SuperNode", [*program, "supernode", *node], environment, log)
         supervisor.start(
             "relay", [*program, "relay", f"127.0.0.1:{port}", str(secret), str(socket)], environment, log

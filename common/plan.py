@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import string
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from common.errors import InputError
-from common.settings import Section, load, resolve, validate
+from common.settings import Section, SettingsFile, validate
 
 # The accountant's time grows with the steps; a request must not keep a vault busy for hours.
 _MOST_STEPS = 20_000
@@ -173,7 +172,7 @@ class Simulation(Section):
     """Makes sampling and noise repeatable, for tests. Whoever knows the seed can take the noise off."""
 
 
-class Plan(Section):
+class Plan(SettingsFile):
     """A plan of Sotto: what all participants agree on before a run. Paths are relative to this file."""
 
     name: Name = Field(examples=["triage"])
@@ -187,7 +186,6 @@ class Plan(Section):
     privacy: Privacy
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
-    _folder: Path = PrivateAttr(default_factory=Path.cwd)
 
     @model_validator(mode="after")
     def _partition_has_its_field(self) -> Plan:
@@ -196,17 +194,6 @@ class Plan(Section):
                 f'simulation.field is missing: partition = "{self.simulation.partition}" needs the record field'
             )
         return self
-
-    @classmethod
-    def read(cls, path: Path) -> Plan:
-        """Read a plan file.
-
-        Raises:
-            InputError: one line on the first thing that is wrong in it.
-        """
-        plan = load(path, cls)
-        plan._folder = path.absolute().parent
-        return plan
 
     @classmethod
     def from_canonical(cls, data: bytes) -> Plan:
@@ -242,10 +229,6 @@ class Plan(Section):
     def digest(self) -> str:
         """SHA-256 of `canonical`, in hexadecimal."""
         return hashlib.sha256(self.canonical()).hexdigest()
-
-    def path(self, text: str) -> Path:
-        """A path of this plan, made absolute."""
-        return resolve(text, self._folder)
 
     def base_folder(self) -> str:
         """Where the coordinator finds the base model: a folder beside the plan, else the name as it is."""

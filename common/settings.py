@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
@@ -31,6 +31,28 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+F = TypeVar("F", bound="SettingsFile")
+
+
+class SettingsFile(Section):
+    """A whole TOML file. It knows where it lies: its paths are relative to its folder."""
+
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @classmethod
+    def read(cls: type[F], path: Path) -> F:
+        """Read the file.
+
+        Raises:
+            InputError: one line on the first thing that is wrong in it.
+        """
+        settings = load(path, cls)
+        settings._folder = path.absolute().parent
+        return settings
+
+    def path(self, text: str) -> Path:
+        """A path of this file, made absolute."""
+        return resolve(text, self._folder)
 
 
 def load(path: Path, kind: type[S]) -> S:

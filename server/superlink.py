@@ -9,43 +9,22 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import PrivateAttr
-
 from common.errors import InputError, SottoError
 from common.lock import Held, exclusive
 from common.network import Address, loopback_address
 from common.processes import FLOWER_ENVIRONMENT, Supervisor
-from common.settings import Section, load, resolve
+from common.settings import SettingsFile
 
 _READY_SECONDS = 60.0
 
 
-class Server(Section):
+class Server(SettingsFile):
     """The coordinator's SuperLink. Paths are relative to this file."""
 
     address: str = "127.0.0.1:8000"
     """Where it listens. It serves everything on one port, without authentication: this machine only."""
     folder: str = "superlink"
     """Its database, log and home. The database holds noised updates: keep it to yourself."""
-    _folder: Path = PrivateAttr(default_factory=Path.cwd)
-
-    @classmethod
-    def read(cls, path: Path | None) -> Server:
-        """Read a server file; None is the defaults in the current directory.
-
-        Raises:
-            InputError: one line on the first thing that is wrong in it.
-        """
-        if path is None:
-            return cls()
-        server = load(path, cls)
-        server._folder = path.absolute().parent
-        return server
-
-    @property
-    def path(self) -> Path:
-        """The folder, made absolute."""
-        return resolve(self.folder, self._folder)
 
     @property
     def listens_at(self) -> Address:
@@ -68,7 +47,7 @@ def serve(server: Server, report: Callable[[str], None]) -> None:
         InputError: the port or the folder is in use.
         SottoError: it does not start.
     """
-    address, folder = server.listens_at, server.path
+    address, folder = server.listens_at, server.path(server.folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with exclusive(folder / "superlink"), Supervisor(report) as supervisor:
