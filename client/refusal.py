@@ -9,7 +9,7 @@ from common.errors import Refused
 _log = logging.getLogger(__name__)
 
 
-def refusal_for(error: Exception, task: str) -> Refused:
+def refusal_for(error: BaseException, task: str) -> Refused:
     """The refusal that may leave in place of an error, which goes to the organization's own log.
 
     Args:

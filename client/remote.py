@@ -13,16 +13,19 @@ import grpc
 
 from client import vault_pb2 as pb
 from client import vault_pb2_grpc as stubs
-from client.wire import MESSAGE_LIMIT, Assembly, split
+from client.wire import MESSAGE_LIMIT, MOST_PLAN_BYTES, PIECE_BYTES, Assembly, grpc_address, split
 from common.errors import Refused
 from common.protocol import REASONS, Description, Release, Statement, TrainRequest
 
 _QUERY_SECONDS = 30.0
 _RETRY_SECONDS = 0.3
+# How long a connection may take: a vault that is there accepts at once, but a busy machine is slow.
+_CONNECT_SECONDS = 2.0
 _CHANNEL_OPTIONS = [
     *MESSAGE_LIMIT,
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name this bounds an attempt to connect, not the pause between two.
+    ("grpc.min_reconnect_backoff_ms", round(1000 * _CONNECT_SECONDS)),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.default_authority", "vault"),
 ]
@@ -43,7 +46,7 @@ class RemoteVault:
         self._socket = socket
         self._deadline = time.monotonic() + timeout
         self._patience = patience
-        self._channel = grpc.insecure_channel(f"unix:{socket}", options=_CHANNEL_OPTIONS)
+        self._channel = grpc.insecure_channel(grpc_address(socket), options=_CHANNEL_OPTIONS)
         self._stub: Any = stubs.VaultStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> RemoteVault:
@@ -65,12 +68,15 @@ class RemoteVault:
 
     def train(self, request: TrainRequest) -> Release:
         """One round of training."""
-        release: Release = self._ask(lambda limit: _read_release(self._stub.Train(_parts(request), timeout=limit)))
+        head = _head(request)
+        release: Release = self._ask(
+            lambda limit: _read_release(self._stub.Train(_parts(head, request.adapter), timeout=limit))
+        )
         return release
 
     def statement(self, run: str) -> Statement:
         """The cost of a run."""
-        query = pb.StatementRequest(run=run)
+        query = _query(run)
         reply = self._ask(lambda limit: self._stub.Statement(query, timeout=min(limit, _QUERY_SECONDS)))
         _raise_refusal(reply)
         return Statement.from_dict(json.loads(reply.statement))
@@ -88,26 +94,51 @@ class RemoteVault:
                 raise Refused("busy", "the vault has too many callers")
             if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
                 raise Refused("vault-unavailable", f"no answer in time ({code.name})")
-            # A call that was answered for a while and then broke off begins the patience anew.
             now = time.monotonic()
-            if away_since is None or now - began > 2 * _RETRY_SECONDS:
+            if now - began > 2 * _CONNECT_SECONDS:
+                # It was there, and the call broke off just now.
                 away_since = now
+            elif away_since is None:
+                away_since = began
             if now - away_since >= self._patience or now >= self._deadline:
                 raise Refused("vault-unavailable", f"the vault was away for {now - away_since:.0f} seconds")
             time.sleep(_RETRY_SECONDS)
 
 
-def _parts(request: TrainRequest) -> Iterator[pb.TrainPart]:
-    yield pb.TrainPart(
-        head=pb.TrainHead(
+def _head(request: TrainRequest) -> pb.TrainHead:
+    if len(request.plan) > MOST_PLAN_BYTES:
+        raise Refused("malformed-request", f"a plan has at most {MOST_PLAN_BYTES} bytes")
+    try:
+        head = pb.TrainHead(
             run=request.run,
             round=request.round,
             plan=request.plan,
             fingerprint=request.fingerprint,
             adapter_size=len(request.adapter),
         )
-    )
-    for piece in split(request.adapter):
+    except ValueError:
+        raise Refused("malformed-request", "the request's values are not of their types") from None
+    _check_size(head)
+    return head
+
+
+def _query(run: str) -> pb.StatementRequest:
+    try:
+        query = pb.StatementRequest(run=run)
+    except ValueError:
+        raise Refused("malformed-request", "the run's id is no text") from None
+    _check_size(query)
+    return query
+
+
+def _check_size(message: pb.TrainHead | pb.StatementRequest) -> None:
+    if message.ByteSize() > PIECE_BYTES:
+        raise Refused("malformed-request", f"the request has {message.ByteSize()} bytes beside its adapter")
+
+
+def _parts(head: pb.TrainHead, adapter: bytes) -> Iterator[pb.TrainPart]:
+    yield pb.TrainPart(head=head)
+    for piece in split(adapter):
         yield pb.TrainPart(data=piece)
 
 

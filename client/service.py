@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import queue
-import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from client import vault_pb2 as pb
 from client import vault_pb2_grpc as stubs
 from client.refusal import refusal_for
-from client.wire import MESSAGE_LIMIT, Assembly, check_socket_path, split
+from client.wire import MESSAGE_LIMIT, MOST_PLAN_BYTES, Assembly, check_socket_path, grpc_address, split
 from common.errors import InputError, Refused
 from common.protocol import Participant, Release, TrainRequest
 
@@ -32,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 SERVICE_NAME = "sotto.vault.v1.Vault"
 _MOST_CALLS = 8
-_MOST_PLAN_BYTES = 2**16
+_MOST_DETAIL = 500
 _UPLOAD_SECONDS = 300.0
 _CALLER_CHECK_SECONDS = 0.5
 
@@ -57,26 +56,27 @@ class VaultService(stubs.VaultServicer):
         """Who the organization is."""
         try:
             said = self._participant.describe()
-        except Exception as error:
-            return pb.DescribeReply(refusal=_refusal(error, "describe"))
-        return pb.DescribeReply(
-            description=pb.Description(
+            description = pb.Description(
                 organization=said.organization, unit=said.unit, public_size=said.public_size
             )
-        )
+            return pb.DescribeReply(description=description)
+        except Exception as error:
+            return pb.DescribeReply(refusal=_refusal(error, "describe"))
 
     def Statement(self, request: pb.StatementRequest, context: grpc.ServicerContext) -> pb.StatementReply:  # noqa: ARG002, N802
         """What a run cost."""
         try:
             statement = self._participant.statement(request.run)
+            return pb.StatementReply(statement=json.dumps(statement.to_dict()))
         except Exception as error:
             return pb.StatementReply(refusal=_refusal(error, "statement"))
-        return pb.StatementReply(statement=json.dumps(statement.to_dict()))
 
     def Train(self, parts: Iterator[pb.TrainPart], context: grpc.ServicerContext) -> Iterator[pb.ReleasePart]:  # noqa: N802
         """Train one round, or answer with its stored release."""
         try:
             release = self._train(parts, context)
+        except grpc.RpcError:
+            return  # the caller went away before its request was complete
         except Exception as error:
             yield pb.ReleasePart(refusal=_refusal(error, "train"))
             return
@@ -144,15 +144,23 @@ class TrainingThread:
 
     def _work(self) -> None:
         while True:
-            request, future = self._queue.get()
-            try:
-                future.set_result(self._participant.train(request))
-            except Exception as error:
-                future.set_exception(error)
-            # Nothing of a request is kept until the next one comes.
-            with self._lock:
-                self._current = None
-            del request, future
+            # In a function of its own: nothing of a request is kept until the next one comes.
+            self._answer(*self._queue.get())
+
+    def _answer(self, request: TrainRequest, future: Future[Release]) -> None:
+        release: Release | None = None
+        refusal: Refused | None = None
+        try:
+            release = self._participant.train(request)
+        except BaseException as error:  # a panic in a Rust library is no Exception, and must not end this thread
+            refusal = refusal_for(error, "train")
+        # Before the answer: whoever has it may ask for the next round at once.
+        with self._lock:
+            self._current = None
+        if release is not None:
+            future.set_result(release)
+        else:
+            future.set_exception(refusal)
 
 
 def _read_request(parts: Iterator[pb.TrainPart]) -> TrainRequest:
@@ -162,8 +170,8 @@ def _read_request(parts: Iterator[pb.TrainPart]) -> TrainRequest:
         kind = part.WhichOneof("part")
         if head is None and kind == "head":
             head = part.head
-            if len(head.plan) > _MOST_PLAN_BYTES:
-                raise Refused("malformed-request", f"a plan has at most {_MOST_PLAN_BYTES} bytes")
+            if len(head.plan) > MOST_PLAN_BYTES:
+                raise Refused("malformed-request", f"a plan has at most {MOST_PLAN_BYTES} bytes")
             adapter = Assembly(head.adapter_size)
         elif head is not None and kind == "data":
             adapter.add(part.data)
@@ -176,7 +184,8 @@ def _read_request(parts: Iterator[pb.TrainPart]) -> TrainRequest:
 
 def _refusal(error: Exception, task: str) -> pb.Refusal:
     refusal = refusal_for(error, task)
-    return pb.Refusal(code=refusal.code, detail=refusal.detail)
+    # A request's own words may stand in the detail: half a surrogate pair, a name of many megabytes.
+    return pb.Refusal(code=refusal.code, detail=refusal.detail[:_MOST_DETAIL].encode(errors="replace").decode())
 
 
 class VaultServer:
@@ -220,10 +229,36 @@ class VaultServer:
         return not self._service.busy
 
 
+def make_socket_folder(socket: Path, group: str | None) -> None:
+    """Make the socket's folder, if it is missing, for the vault's own user; the group may only pass through.
+
+    Raises:
+        InputError: it cannot be made, or the system has no such group.
+    """
+    number = _group_number(group)
+    try:
+        socket.parent.mkdir(mode=0o700, parents=True)
+        if number is not None:
+            os.chown(socket.parent, -1, number)
+            socket.parent.chmod(0o710)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise InputError(f"vault.socket = {socket}: its folder cannot be made: {error}") from None
+
+
+def _group_number(group: str | None) -> int | None:
+    try:
+        return None if group is None else grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):  # a zero byte is a ValueError
+        raise InputError(f"vault.group = {group!r}: the system has no such group") from None
+
+
 def _bind(server: grpc.Server, socket: Path, group: str | None) -> None:
     check_socket_path(socket)
+    make_socket_folder(socket, group)
+    number = _group_number(group)
     try:
-        socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if socket.is_socket():
             socket.unlink()
         if socket.exists():
@@ -231,14 +266,11 @@ def _bind(server: grpc.Server, socket: Path, group: str | None) -> None:
         # Nobody can connect between the bind and the change of the mode.
         before = os.umask(0o177)
         try:
-            server.add_insecure_port(f"unix:{socket}")
+            server.add_insecure_port(grpc_address(socket))
         finally:
             os.umask(before)
-        if group is not None:
-            grp.getgrnam(group)
-            shutil.chown(socket, group=group)
+        if number is not None:
+            os.chown(socket, -1, number)
             socket.chmod(0o660)
-    except KeyError:
-        raise InputError(f"vault.group = {group!r}: the system has no such group") from None
     except (OSError, RuntimeError) as error:
         raise InputError(f"vault.socket = {socket}: cannot be made: {error}") from None

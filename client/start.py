@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
-import threading
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from client.entropy import Entropy
 from client.ledger import Ledger
 from client.organization import Organization
-from client.service import VaultServer
+from client.service import VaultServer, make_socket_folder
 from client.vault import Vault
 from client.wire import check_socket_path
 from common.errors import InputError
@@ -40,18 +41,20 @@ def serve_vault(organization: Organization, entropy: Entropy, ready: Callable[[s
     Raises:
         InputError: something that the organization's file names is not as it should be; nothing is spent.
     """
-    told = threading.Event()
+    # Not an event: a handler that sets one waits for ever if it interrupts its own thread inside `wait`.
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, lambda which, _: told.put(which))
     section = organization.vault
     socket = check_socket_path(organization.path(section.socket))
     ledger_path = organization.path(section.ledger)
+    make_socket_folder(socket, section.group)
     with _held(ledger_path, "vault.ledger"), _held(socket, "vault.socket"):
         vault, records = _open_vault(organization, ledger_path, entropy)
         server = VaultServer(vault, socket, section.group)
         server.start()
         ready(f"{organization.name}: the vault answers at {socket} for {records} records")
-        told.wait()
+        told.get()
         if not server.stop():
             _log.warning("a training is cut off; it was charged already and is made again when it is asked for")
             logging.shutdown()
@@ -67,7 +70,10 @@ def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy)
                 f"models.{name!r} = {folder!r}: it should be the folder of a model in Hugging Face format"
             )
     records = read_records(organization.path(organization.data.train))
-    ledger = Ledger(ledger_path, organization.name, organization.data.unit)
+    try:
+        ledger = Ledger(ledger_path, organization.name, organization.data.unit)
+    except sqlite3.Error as error:
+        raise InputError(f"vault.ledger = {ledger_path}: cannot be opened: {error}") from None
     boundary = SAME_USER if organization.vault.group is None else SEPARATE_USERS
     vault = Vault(
         organization, records, ledger, lambda folder, plan: LoraModel(folder, plan, device), entropy, boundary
@@ -82,14 +88,14 @@ def _held(path: Path, key: str) -> Iterator[None]:
             yield
     except Held as held:
         raise InputError(f"{key} = {path}: another vault, process {held.holder}, holds it") from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError
         raise InputError(f"{key} = {path}: cannot be made: {error}") from None
 
 
 def _device(name: str) -> str:
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=name).item()  # `meta` is a device too, but holds no numbers
+    except Exception as error:  # each kind of device that is missing raises its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"vault.device = {name!r}: it should be a device of this machine: {reason}") from None
     return name

@@ -6,12 +6,14 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 from common.errors import InputError, Refused
 
 PIECE_BYTES = 2**20
 # Above every LoRA adapter that one device can train under differential privacy.
 MOST_BYTES = 2**30
+MOST_PLAN_BYTES = 2**16
 MESSAGE_LIMIT = [
     ("grpc.max_receive_message_length", 2 * PIECE_BYTES),
     ("grpc.max_send_message_length", 2 * PIECE_BYTES),
@@ -24,12 +26,19 @@ def check_socket_path(path: Path) -> Path:
     """The path, if a unix socket can have it.
 
     Raises:
-        InputError: it is too long for the system.
+        InputError: it is too long for the system, or holds a comma, at which gRPC cuts an address in two.
     """
+    if "," in str(path):
+        raise InputError(f"socket = {path}: the path of a socket cannot have a comma")
     length = len(os.fsencode(path))
     if length > _LONGEST_SOCKET_PATH:
         raise InputError(f"socket = {path}: the path has {length} bytes; the system allows {_LONGEST_SOCKET_PATH}")
     return path
+
+
+def grpc_address(path: Path) -> str:
+    """The path as gRPC names it: a `%` or `#` in a folder's name would otherwise lead elsewhere."""
+    return f"unix:{quote_from_bytes(os.fsencode(path))}"
 
 
 def split(data: bytes) -> Iterator[bytes]:
