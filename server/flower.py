@@ -33,6 +33,7 @@ class Flower:
         (folder / "config.toml").write_text(
             tomli_w.dumps({"superlink": {"default": "sotto", "sotto": connection}}), encoding="utf-8"
         )
+        self._folder = folder
         self._app = write_app(folder)
 
     def submit(self, run_directory: Path) -> str:
@@ -41,8 +42,10 @@ class Flower:
         Returns:
             Flower's id of the run; a resumed run gets a new one.
         """
-        config = f"run-directory={tomli_w.dumps({'path': str(run_directory)}).removeprefix('path = ').strip()}"
-        answer = self._call("run", str(self._app), "sotto", "--run-config", config)
+        # In a file: on its command line Flower would take some characters of a path for its own.
+        config = self._folder / "run.toml"
+        config.write_text(tomli_w.dumps({"run-directory": str(run_directory)}), encoding="utf-8")
+        answer = self._call("run", str(self._app), "sotto", "--run-config", str(config))
         return str(answer["run-id"])
 
     def stop(self, run: str) -> None:

@@ -65,7 +65,8 @@ class Roster:
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
             self._online = set(self._grid.get_node_ids())
-            known = {*self._nodes.values(), *self._asked.values()}
+            claimants = {node for node, _ in self._claims.values()}
+            known = {*self._nodes.values(), *self._asked.values(), *claimants}
             new = [node for node in sorted(self._online - known) if self._ask_at.get(node, 0.0) <= now]
             self._ask(new)
         self._hear()
@@ -100,20 +101,24 @@ class Roster:
         earlier = self._nodes.get(said.organization)
         if earlier is None or earlier == node or earlier not in self._online:
             claim = self._claims.pop(said.organization, None)
-            if claim is not None and claim[0] != node:
+            if claim is not None and claim[0] != node and claim[0] in self._online:
                 # The node that held the name is alive after all.
                 raise SottoError(f"two organizations have the name {said.organization!r}; each needs its own")
             self._nodes[said.organization] = node
             self._names[node] = said.organization
             self.described[said.organization] = said
             return
-        self._claims[said.organization] = node, time.monotonic() + _CHALLENGE_SECONDS
-        self._ask([earlier])
+        if said.organization not in self._claims:
+            # One claim at a time: whoever comes second is asked again, and claims it from the one who has it then.
+            self._claims[said.organization] = node, time.monotonic() + _CHALLENGE_SECONDS
+            self._ask([earlier])
 
     def _decide_claims(self) -> None:
         """A name whose earlier node is gone, or stays silent, goes to the node that claims it."""
         for name, (node, deadline) in list(self._claims.items()):
-            if self._nodes[name] not in self._online or time.monotonic() >= deadline:
+            if node not in self._online:
+                del self._claims[name]
+            elif self._nodes[name] not in self._online or time.monotonic() >= deadline:
                 self._nodes[name] = node
                 self._names[node] = name
                 del self._claims[name]

@@ -260,7 +260,8 @@ def exchange(
     waiting: dict[str, _Waiting] = {}
     replies: dict[str, Message] = {}
     for name, identity in zip(requests, grid.push_messages(list(requests.values())), strict=True):
-        waiting[name] = _Waiting(requests[name], requests[name].metadata.dst_node_id, identity)
+        # Flower gives no id for a message that it cannot take, as to a node that has just left.
+        waiting[name] = _Waiting(requests[name], requests[name].metadata.dst_node_id, identity or "")
     while waiting and time.monotonic() < deadline:
         arrived = False
         for name, item in list(waiting.items()):
@@ -288,9 +289,15 @@ def _resend(grid: Grid, roster: Roster, waiting: dict[str, _Waiting], deadline: 
     nodes = roster.nodes
     for name, item in waiting.items():
         node = nodes.get(name)
-        moved = node is not None and node != item.node
-        again = node is not None and item.identity == "" and now >= item.resend_at
-        if node is None or not (moved or again):
+        if node is None:
+            # Not connected now. Flower does not always say so by an error.
+            item.lost_at = item.lost_at or now
+            continue
+        if item.identity:
+            item.lost_at = None
+        moved = node != item.node
+        again = item.identity == "" and now >= item.resend_at
+        if not (moved or again):
             continue
         old = item.request.metadata
         message = Message(

@@ -80,7 +80,9 @@ def _stopped_on_error(flower: Flower, identity: str, directory: RunDirectory) ->
     try:
         yield
     except BaseException:
-        if is_held(directory.path / "run"):
+        status = directory.status()
+        # Flower may be about to start the ServerApp. One that said that it failed ends by itself.
+        if status is None or is_held(directory.path / "run"):
             # If the SuperLink is gone, the ServerApp goes with it.
             with suppress(SottoError):
                 flower.stop(identity)
@@ -104,13 +106,14 @@ def _follow(directory: RunDirectory, observer: Observer, submitted: tuple[Flower
         status = directory.status()
         if status is not None:
             done, first = _pass_on(directory, observer, told, status, done, first)
-            told = status
             if status.state == "complete":
                 return
             if status.state == "failed":
                 raise SottoError(f"{status.reason}; continue with --resume")
-            if not held:
+            # One that speaks for the first time may have begun after the look at the lock.
+            if not held and told.state:
                 raise SottoError("the ServerApp ended before the run was complete; continue with --resume")
+            told = status
         elif submitted is not None and time.monotonic() - begin > _START_SECONDS:
             _raise_if_over(*submitted)
             begin = time.monotonic()
