@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sqlite3
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,3 +157,69 @@ def test_two_writers_cannot_overspend_together(path: Path) -> None:
     first.reserve(reservation("a", epsilon=5.0), CAP)
     with pytest.raises(Refused, match="budget"):
         second.reserve(reservation("b", epsilon=5.0), CAP)
+
+
+def in_threads(*tasks: Callable[[], object]) -> list[BaseException]:
+    """Run tasks at the same time, switching between them as often as Python can; what they raised."""
+    errors: list[BaseException] = []
+    start = threading.Barrier(len(tasks))
+
+    def run(task: Callable[[], object]) -> None:
+        start.wait()
+        try:
+            task()
+        except Exception as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    return errors
+
+
+def test_threads_of_one_ledger_never_overspend_and_never_see_half_a_change(path: Path) -> None:
+    """One trains, others ask for statements; here all do everything."""
+    ledger = opened(path)
+    wrong: list[object] = []
+
+    def reserve(name: str) -> None:
+        for number in range(10):
+            ledger.reserve(reservation(f"{name}-{number}", epsilon=0.5, delta=1e-7), CAP)
+            ledger.settle(f"{name}-{number}", 1, "digest", 4, name.encode())
+
+    def look() -> None:
+        for _ in range(200):
+            spent = ledger.spent_by_run()
+            found = ledger.find("a-0")
+            settled = ledger.settled_rounds("a-0")
+            if sum(cost for cost, _ in spent) > 8.0 or (settled and found != reservation("a-0", 0.5, 1e-7)):
+                wrong.append((spent, found, settled))
+
+    errors = in_threads(lambda: reserve("a"), lambda: reserve("b"), lambda: reserve("c"), look, look)
+    assert [getattr(error, "code", error) for error in errors] == ["budget"] * len(errors)
+    assert wrong == []
+    assert len(ledger.spent_by_run()) == 16
+    assert opened(path).spent_by_run() == [(0.5, 1e-7)] * 16
+
+
+def test_threads_that_reserve_one_run_are_charged_once(path: Path) -> None:
+    ledger = opened(path)
+    assert in_threads(*[lambda: ledger.reserve(reservation("a", epsilon=5.0), CAP)] * 8) == []
+    assert ledger.spent_by_run() == [(5.0, 1e-6)]
+
+
+def test_threads_that_settle_one_round_store_one_release(path: Path) -> None:
+    ledger = opened(path)
+    ledger.reserve(reservation("a"), CAP)
+    errors = in_threads(*[lambda n=n: ledger.settle("a", 1, "digest", 4, b"%d" % n) for n in range(8)])
+    assert [type(error) for error in errors] == [sqlite3.IntegrityError] * 7
+    stored = ledger.released("a", 1, "digest")
+    assert stored is not None
+    assert opened(path).released("a", 1, "digest") == stored

@@ -24,6 +24,7 @@ from client.service import VaultServer
 from client.wire import MOST_BYTES, PIECE_BYTES, grpc_address
 from common.errors import InputError, Refused
 from tests.client.vaults import LONG, Echo, served, wait_until
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -255,3 +256,15 @@ def test_a_path_of_107_bytes_is_the_longest(tmp_path: Path) -> None:
         assert vault.describe().organization == "echo"
     with pytest.raises(InputError, match="108 bytes; the system allows 107"):
         VaultServer(Echo(), tmp_path / ("x" * (room + 1)))
+
+
+def test_200_megabytes_pass_without_a_second_copy_on_either_side() -> None:
+    script = ROOT / "benchmarks" / "socket_throughput.py"
+    command = [sys.executable, str(script), "--megabytes", "200", "--runs", "2"]
+    printed = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ).stdout
+    print(printed)  # noqa: T201
+    *_, caller, vault = printed.splitlines()[-1].split()
+    assert 200 <= float(caller) < 2 * 200
+    assert 200 <= float(vault) < 2 * 200

@@ -14,7 +14,7 @@ import torch
 from client.entropy import Keystream, SystemEntropy
 from client.ledger import Ledger
 from client.organization import Organization
-from client.vault import Vault
+from client.vault import ModelLoader, Vault
 from common import adapter
 from common.errors import Refused
 from common.model import LoraModel
@@ -53,6 +53,7 @@ def make_bench(tmp_path: Path, make_plan: MakePlan, tiny_base: Path) -> MakeBenc
         records: list[dict[str, Any]] | None = None,
         entropy: Any = None,
         policy: dict[str, Any] | None = None,
+        load: ModelLoader | None = None,
         **plan: Any,
     ) -> Bench:
         made = make_plan(**plan)
@@ -66,7 +67,9 @@ def make_bench(tmp_path: Path, make_plan: MakePlan, tiny_base: Path) -> MakeBenc
         ledger = Ledger(tmp_path / "ledger.db", "st-mary", "example")
         model = LoraModel(str(tiny_base), made)
         own = RECORDS if records is None else records
-        vault = Vault(organization, own, ledger, lambda _f, _p: model, entropy or SystemEntropy(), "test")
+        vault = Vault(
+            organization, own, ledger, load or (lambda _f, _p: model), entropy or SystemEntropy(), "test"
+        )
         return Bench(vault, ledger, model, made)
 
     return make
@@ -350,3 +353,44 @@ def test_a_statement_exists_for_reserved_runs_only(make_bench: MakeBench) -> Non
     statement = bench.vault.statement("test-run")
     assert statement.lifetime.epsilon_spent == statement.epsilon
     assert statement.plan == bench.plan.digest()
+
+
+def loads(make_bench: MakeBench, plans: list[Plan]) -> list[int]:
+    """The ranks of the models that a vault loads for some plans, one run of each."""
+    loaded: list[int] = []
+
+    def load(folder: str, plan: Plan) -> LoraModel:
+        loaded.append(plan.lora.rank)
+        return LoraModel(folder, plan)
+
+    vault = make_bench(policy={"max_epsilon": 1000.0, "max_delta": 2e-2}, load=load).vault
+    for name, plan in enumerate(plans):
+        model = LoraModel(plan.model.base, plan)
+        start = adapter.to_bytes(adapter.initial(model.trained_shapes, 0))
+        for number in range(1, plan.training.rounds + 1):
+            vault.train(TrainRequest(f"run-{name}", number, plan.canonical(), model.fingerprint, start))
+    return loaded
+
+
+def test_a_model_stays_loaded_for_the_next_round_and_the_next_run(
+    make_bench: MakeBench, make_plan: MakePlan
+) -> None:
+    other = make_plan(name="other", training={"learning_rate": 0.5}, privacy={"epsilon": 4.0})
+    assert loads(make_bench, [make_plan(), make_plan(), other]) == [2]
+
+
+def test_another_rank_loads_the_model_again_and_the_earlier_one_is_let_go(
+    make_bench: MakeBench, make_plan: MakePlan
+) -> None:
+    plans = [make_plan(lora={"rank": rank}, training={"rounds": 1}) for rank in (2, 3, 3, 2)]
+    assert loads(make_bench, plans) == [2, 3, 2]
+
+
+def test_a_run_on_a_model_that_was_used_before_releases_what_a_fresh_vault_would(
+    make_bench: MakeBench,
+) -> None:
+    policy = {"max_epsilon": 1000.0}
+    used = make_bench(entropy=SeededEntropy(1), policy=policy)
+    used.vault.train(used.request(run="earlier"))
+    fresh = make_bench(entropy=SeededEntropy(1), policy=policy)
+    assert used.vault.train(used.request(run="a")).update == fresh.vault.train(fresh.request(run="b")).update
