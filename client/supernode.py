@@ -88,9 +88,10 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
         ]
         log = relay.path(relay.log)
         supervisor.start("SuperNode", [*program, "supernode", *node], environment, log)
-        supervisor.start(
-            "relay", [*program, "relay", f"127.0.0.1:{port}", str(secret), str(socket)], environment, log
-        )
+        # A SuperNode whose relay died would keep the message for a minute before Flower asks again. Ended in order
+        # it signs off, and comes back as a node that gets the message anew.
+        relaying = [*program, "relay", f"127.0.0.1:{port}", str(secret), str(socket)]
+        supervisor.start("relay", relaying, environment, log, takes_along="SuperNode")
         report(f"{relay.name}: relays between the server at {server} and the vault at {socket}")
         supervisor.run()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from common.errors import SottoError
 
 _POLL_SECONDS = 0.1
 _TERM_SECONDS = 8.0
+_ORPHAN_SECONDS = 3.0
 _LONGEST_PAUSE = 30.0
 # A child that lived this long starts anew with the shortest pause.
 _STEADY_SECONDS = 60.0
@@ -45,6 +47,7 @@ class _Child:
     log: Path | None
     process: subprocess.Popen[bytes]
     started: float
+    takes_along: str | None
     pause: float = 0.5
     again_at: float | None = None
 
@@ -84,6 +87,7 @@ class Supervisor:
         command: Sequence[str],
         environment: Mapping[str, str],
         log: Path | None = None,
+        takes_along: str | None = None,
     ) -> None:
         """Start a child.
 
@@ -92,9 +96,10 @@ class Supervisor:
             command: what to run.
             environment: added to this process's own.
             log: a file for what it prints; None for this process's own output.
+            takes_along: another child that cannot go on without this one: it is started again with it.
         """
         process = self._spawn(command, environment, log)
-        self._children.append(_Child(name, command, environment, log, process, time.monotonic()))
+        self._children.append(_Child(name, command, environment, log, process, time.monotonic(), takes_along))
 
     def _spawn(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path | None
@@ -109,15 +114,17 @@ class Supervisor:
                 stderr=subprocess.STDOUT if output is not None else None,
                 # Ctrl-C reaches this process alone, which ends its children in order.
                 start_new_session=True,
-                preexec_fn=self._die_with_parent,
+                preexec_fn=functools.partial(self._die_with_parent, os.getpid()),
             )
         finally:
             if output is not None:
                 output.close()
 
-    def _die_with_parent(self) -> None:
+    def _die_with_parent(self, parent: int) -> None:
         if self._libc is not None:
             self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(1)  # it died before it could be asked for
 
     def run(self) -> None:
         """Keep the children running until this process is told to end."""
@@ -167,7 +174,11 @@ class Supervisor:
                 child.again_at = now + child.pause
                 self._report(f"{child.name} ended with code {code}; again in {child.pause:g} s{_see(child)}")
                 child.pause = min(2 * child.pause, _LONGEST_PAUSE)
+                for other in self._children:
+                    if other.name == child.takes_along and other.process.poll() is None:
+                        other.process.terminate()
             elif now >= child.again_at:
+                self._end_orphans()
                 child.process = self._spawn(child.command, child.environment, child.log)
                 child.started, child.again_at = now, None
 
@@ -184,14 +195,28 @@ class Supervisor:
                 child.process.kill()
                 child.process.wait()
         self._children.clear()
-        # What is left was started by a child; the system has made it ours.
-        left = psutil.Process().children(recursive=True)
-        for process in left:
-            _send(process, signal.SIGTERM)
-        _, stubborn = psutil.wait_procs(left, timeout=3)
-        for process in stubborn:
-            _send(process, signal.SIGKILL)
-        psutil.wait_procs(stubborn, timeout=3)
+        self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """End what children that are no more have started; the system has made it ours."""
+        own = {child.process.pid for child in self._children}
+        left = [
+            process
+            for orphan in psutil.Process().children()
+            if orphan.pid not in own
+            for process in (orphan, *_descendants(orphan))
+        ]
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in left:
+                _send(process, number)
+            _, left = psutil.wait_procs(left, timeout=_ORPHAN_SECONDS)
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:

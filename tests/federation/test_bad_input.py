@@ -1,0 +1,150 @@
+"""What is wrong is said in one line where the user looks, and costs nobody anything."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tomli_w
+from transformers import LlamaForCausalLM
+
+from common.network import free_port
+from tests.federation.harness import Federation, Program, charged, texts, wait_until
+
+
+class Mistakes:
+    """A federation in which some things are wrong, and commands that meet them, all started at once."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self.commands: dict[str, Program] = {}
+
+    def start(self, key: str, *arguments: object) -> None:
+        self.commands[key] = self.federation.start(key, *arguments)
+
+    def nothing_is_charged(self) -> bool:
+        return not any(charged(ledger) for ledger in self.federation.folder.rglob("ledger.db"))
+
+
+@pytest.fixture(scope="module")
+def mistakes(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mistakes]:
+    folder = tmp_path_factory.mktemp("bad")
+    with Federation(folder, tiny_base) as federation, socket.create_server(("127.0.0.1", 0)) as taken:
+        one = Mistakes(federation)
+        federation.start("server", "server", "start", folder / "server.toml")
+        for home in (
+            federation.write_organization("alone", texts(40)),
+            federation.write_organization("twin", texts(40)),
+            federation.write_organization("twin", texts(40), folder="other-twin"),
+        ):
+            vault = federation.start(f"{home.name}-vault", "vault", "start", home / "organization.toml")
+            vault.wait_for("the vault answers")
+        other = {"address": f"127.0.0.1:{free_port()}"}
+        (folder / "nobody.toml").write_text(tomli_w.dumps({**other, "folder": "nobody"}))
+        (folder / "taken.toml").write_text(
+            tomli_w.dumps({"address": f"127.0.0.1:{taken.getsockname()[1]}", "folder": "taken"})
+        )
+        (folder / "public.toml").write_text(tomli_w.dumps({"address": "0.0.0.0:8000"}))
+        (folder / "same-folder.toml").write_text(tomli_w.dumps(other))
+        held = folder / "held"
+        plan = federation.write_plan()
+        federation.programs["server"].wait_for("is ready")
+
+        home = federation.write_organization("away", texts(40), patience=1)
+        one.start("no vault", "supernode", "start", home / "relay.toml")
+        home = folder / "alone"
+        side = {"name": "somebody", "server": f"127.0.0.1:{federation.port}"}
+        (home / "other-name.toml").write_text(tomli_w.dumps(side))
+        one.start("other name", "supernode", "start", home / "other-name.toml")
+        one.start("other name, both", "client", "start", home / "organization.toml", home / "other-name.toml")
+        (home / "no-server.toml").write_text(
+            tomli_w.dumps({"name": "alone", "server": other["address"], "patience": 1})
+        )
+        one.start("no server", "supernode", "start", home / "no-server.toml")
+        (home / "far.toml").write_text(tomli_w.dumps({"name": "alone", "server": "example.org:8000"}))
+        one.start("server far away", "supernode", "start", home / "far.toml")
+        one.start("port in use", "server", "start", folder / "taken.toml")
+        one.start("not loopback", "server", "start", folder / "public.toml")
+        one.start("folder in use", "server", "start", folder / "same-folder.toml")
+        one.start("second vault", "vault", "start", home / "organization.toml")
+        one.start("run, no server", "run", plan, "--out", folder / "none", "--server", folder / "nobody.toml")
+        held.mkdir()
+        (held / "notes.txt").touch()
+        one.start("not empty", *federation.run_arguments(plan, held))
+        one.start("nothing to resume", *federation.run_arguments(plan, folder / "none-yet", "--resume"))
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "said"),
+    [
+        ("no vault", 1, "no vault answers at"),
+        ("other name", 2, "name = 'somebody': the vault at"),
+        ("other name, both", 2, "name = 'somebody'; it is 'alone' in"),
+        ("no server", 1, "no server answers at"),
+        ("server far away", 2, "server = 'example.org:8000': it should be 127.0.0.1:8000"),
+        ("port in use", 2, "another program listens there"),
+        ("not loopback", 2, "address = '0.0.0.0:8000'"),
+        ("folder in use", 2, "another server, process"),
+        ("second vault", 2, "another vault, process"),
+        ("run, no server", 1, "start it with: sotto server start"),
+        ("not empty", 2, "is not empty"),
+        ("nothing to resume", 2, "holds no run"),
+    ],
+)
+def test_a_mistake_is_one_line(mistakes: Mistakes, key: str, code: int, said: str) -> None:
+    program = mistakes.commands[key]
+    assert program.wait() == code, program.text
+    assert said in the_error(program.text)
+    assert mistakes.nothing_is_charged()
+
+
+def the_error(printed: str) -> str:
+    """The one line that says what is wrong, after which nothing comes."""
+    assert "Traceback" not in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert printed.strip().endswith(line.strip())
+    return line
+
+
+def test_an_organization_whose_model_differs_is_named_and_not_charged(mistakes: Mistakes, tiny_base: Path) -> None:
+    federation = mistakes.federation
+    model = LlamaForCausalLM.from_pretrained(tiny_base)
+    model.lm_head.weight.data[0, 0] += 1e-3
+    home = federation.write_organization("differs", texts(40))
+    model.save_pretrained(home / "base")
+    for file in tiny_base.iterdir():
+        if not (home / "base" / file.name).exists():
+            (home / "base" / file.name).write_bytes(file.read_bytes())
+    text = (home / "organization.toml").read_text()
+    (home / "organization.toml").write_text(text.replace(f'= "{tiny_base}"', '= "base"'))
+    federation.start_client("differs")
+    out = federation.folder / "model-differs"
+    code, printed = federation.run(federation.write_plan(), out)
+    assert code == 1
+    assert "differs: model-differs" in the_error(printed)
+    assert mistakes.nothing_is_charged()
+
+    other = federation.write_plan("other", privacy={"epsilon": 7.0})
+    for plan, more, said in (
+        (federation.write_plan(), [], "already holds the run"),
+        (other, ["--resume"], "its run has another plan"),
+    ):
+        code, printed = federation.run(plan, out, *more)
+        assert code == 2
+        assert said in the_error(printed)
+    assert federation.programs["differs"].end() == 0
+    assert mistakes.nothing_is_charged()
+
+
+def test_two_organizations_of_one_name_are_refused_before_anything_is_spent(mistakes: Mistakes) -> None:
+    federation = mistakes.federation
+    for name in ("twin", "other-twin"):
+        federation.start_supernode(name)
+    wait_until(lambda: mistakes.nothing_is_charged(), "no charge")
+    code, printed = federation.run(federation.write_plan("twins"), federation.folder / "twins")
+    assert code == 1
+    assert "two organizations have the name 'twin'; each needs its own" in the_error(printed)
+    assert mistakes.nothing_is_charged()

@@ -1,0 +1,83 @@
+"""Every `start` command ends by itself when told to, idle or in the middle of a round, and leaves nothing."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.federation.harness import Federation, Program, assert_gone, texts, wait_for_round
+
+# One of each command, in an order in which each still has the others to talk to.
+COMMANDS = ["a-node", "a-vault", "b", "server"]
+
+
+@pytest.fixture(scope="module")
+def federation(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    with Federation(tmp_path_factory.mktemp("signals"), tiny_base) as federation:
+        for name in ("a", "b"):
+            federation.write_organization(name, texts(80))
+        yield federation
+
+
+def start_all(federation: Federation) -> None:
+    """Organization a's processes apart, organization b's together."""
+    a, b = federation.folder / "a", federation.folder / "b"
+    told = {}
+    for key, said, arguments in (
+        ("server", "is ready", ["server", "start", federation.folder / "server.toml"]),
+        ("a-vault", "the vault answers", ["vault", "start", a / "organization.toml"]),
+        ("a-node", "relays between", ["supernode", "start", a / "relay.toml"]),
+        ("b", "relays between", ["client", "start", b / "organization.toml", b / "relay.toml"]),
+    ):
+        log = federation.folder / f"{key}.log"
+        log.unlink(missing_ok=True)
+        told[key] = (federation.start(key, *arguments), said)
+    for program, said in told.values():
+        program.wait_for(said)
+
+
+def start_training(federation: Federation, name: str) -> Program:
+    """A run whose rounds take long, once its first round is trained."""
+    plan = federation.write_plan(
+        name, training={"rounds": 2, "local_steps": 2000}, federation={"min_organizations": 2}
+    )
+    out = federation.folder / name
+    run = federation.start(name, *federation.run_arguments(plan, out))
+    wait_for_round(out, 1)
+    time.sleep(1)
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_start_commands_end_by_themselves(federation: Federation, number: signal.Signals) -> None:
+    start_all(federation)
+    for key in COMMANDS:
+        assert federation.programs[key].end(number) == 0, key
+    assert "Traceback" not in "".join(federation.programs[key].text for key in COMMANDS)
+
+    start_all(federation)
+    run = start_training(federation, f"training-{number.name.lower()}")
+    family = run.family()
+    for key in COMMANDS:
+        assert federation.programs[key].end(number) == 0, key
+    assert run.wait() == 1, run.text
+    assert "--resume" in run.text
+    assert_gone(family)
+    assert "Traceback" not in run.text + "".join(federation.programs[key].text for key in COMMANDS)
+
+
+def test_children_end_with_a_start_command_that_is_killed(federation: Federation) -> None:
+    start_all(federation)
+    run = start_training(federation, "training-killed")
+    for key in ("b", "a-node", "server"):
+        family = federation.programs[key].family()
+        assert len(family) >= 3, key
+        federation.programs[key].process.kill()
+        federation.programs[key].process.wait()
+        assert_gone(family)
+    assert run.wait() == 1, run.text
+    assert federation.programs["a-vault"].end() == 0
