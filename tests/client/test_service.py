@@ -321,6 +321,24 @@ def test_a_ninth_caller_is_told_that_the_vault_is_busy(socket: Path, stub: Any, 
     assert len(gate.trained) >= 1
 
 
+def test_callers_that_went_away_keep_nobody_out(socket: Path, stub: Any, make_plan: MakePlan) -> None:
+    gate = Gate(Echo())
+
+    def answered() -> bool:
+        try:
+            return vault.describe().organization == "echo"
+        except Refused:
+            return False
+
+    with served(gate, socket), remote(socket) as vault:
+        calls = [stub.Train(parts(request_for(make_plan())), timeout=LONG) for _ in range(8)]
+        gate.wait_reached()
+        for call in calls:
+            call.cancel()
+        wait_until(answered, "an answer while the training still runs")
+        gate.open()
+
+
 def test_a_caller_that_sends_nothing_for_long_is_let_go(
     socket: Path, stub: Any, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
