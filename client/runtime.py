@@ -9,9 +9,11 @@ the organization installed runs.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
 import types
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,8 @@ def run_relay(address: str, secret: Path, socket: str) -> None:
         address,
         SuperExecAuthHttpInterceptor(master_secret=secret.read_bytes(), protected_methods=frozenset({_ACQUIRE})),
     )
+    # Flower interrupts a task whose run has ended by this signal, also where a shell has had it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Agents and connectors are kinds of app that would run code here: they are never taken.
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     while True:
@@ -104,6 +108,8 @@ def run_relay(address: str, secret: Path, socket: str) -> None:
         except httpx.HTTPError as error:
             _log.warning("the SuperNode does not answer: %s", error)
             time.sleep(_RETRY_SECONDS)
+        except KeyboardInterrupt:
+            _log.warning("a message was left: its run has ended")
 
 
 def _client(address: str, *interceptors: Any) -> RuntimeHttpClient:
@@ -131,9 +137,13 @@ def _relay_one(client: RuntimeHttpClient, socket: str) -> None:
     except (RuntimeError, ValueError) as error:
         _log.error("a message could not be relayed", exc_info=error)
     finally:
-        push_task_output(client, context, state, "" if state == SubStatus.COMPLETED else "not relayed")
-        heartbeat.stop()
-        client.close()
+        # It has ended by itself if the SuperNode refused it.
+        with suppress(RuntimeError):
+            heartbeat.stop()
+        try:
+            push_task_output(client, context, state, "" if state == SubStatus.COMPLETED else "not relayed")
+        finally:
+            client.close()
 
 
 def _reply(message: Message, context: Context, fab: bytes, digest: str) -> Message:

@@ -87,10 +87,11 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
             *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
         ]
         log = relay.path(relay.log)
-        supervisor.start("SuperNode", [*program, "supernode", *node], environment, log)
         # A SuperNode whose relay died would keep the message for a minute before Flower asks again. Ended in order
-        # it signs off, and comes back as a node that gets the message anew.
+        # it signs off, and comes back as a node that gets the message anew. A relay has nothing to do without it.
+        node = [*program, "supernode", *node]
         relaying = [*program, "relay", f"127.0.0.1:{port}", str(secret), str(socket)]
+        supervisor.start("SuperNode", node, environment, log, takes_along="relay")
         supervisor.start("relay", relaying, environment, log, takes_along="SuperNode")
         report(f"{relay.name}: relays between the server at {server} and the vault at {socket}")
         supervisor.run()

@@ -48,6 +48,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     started: float
     takes_along: str | None
+    taken_along: bool = False
     pause: float = 0.5
     again_at: float | None = None
 
@@ -174,13 +175,18 @@ class Supervisor:
                 child.again_at = now + child.pause
                 self._report(f"{child.name} ended with code {code}; again in {child.pause:g} s{_see(child)}")
                 child.pause = min(2 * child.pause, _LONGEST_PAUSE)
-                for other in self._children:
-                    if other.name == child.takes_along and other.process.poll() is None:
-                        other.process.terminate()
+                self._take_along(child)
             elif now >= child.again_at:
                 self._end_orphans()
                 child.process = self._spawn(child.command, child.environment, child.log)
-                child.started, child.again_at = now, None
+                child.started, child.again_at, child.taken_along = now, None, False
+
+    def _take_along(self, child: _Child) -> None:
+        for other in self._children:
+            # One that was itself taken along takes nobody: two may need each other.
+            if other.name == child.takes_along and not child.taken_along and other.process.poll() is None:
+                other.taken_along = True
+                other.process.terminate()
 
     def stop(self) -> None:
         """End all children and whatever they started; nothing of them remains."""

@@ -139,12 +139,14 @@ def test_a_child_takes_another_along(start: Start, tmp_path: Path) -> None:
         "import os, time; first = not os.path.exists('seen'); open('seen', 'a'); time.sleep(2 if first else 600)"
     )
     process = start(
-        f"supervisor.start('node', {lasting}, {{}}); "
+        f"supervisor.start('node', {lasting}, {{}}, takes_along='relay'); "
         f"supervisor.start('relay', {fails_once}, {{}}, takes_along='node'); supervisor.run()"
     )
     first = family(tmp_path / "pids", 1)
     again = family(tmp_path / "pids", 2, skip=1)
     assert_gone(first)
+    time.sleep(2)  # the two do not end each other again and again
+    assert (tmp_path / "printed").read_text().count("again in") == 2
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     assert_gone(again)

@@ -78,16 +78,14 @@ class Program:
         process = psutil.Process(self.process.pid)
         return [process, *process.children(recursive=True)]
 
+    def descendants(self, *words: str) -> list[psutil.Process]:
+        """Those whose command line has all these words."""
+        return [one for one in self.family()[1:] if set(words) <= set(_words(one))]
+
     def descendant(self, *words: str) -> psutil.Process:
-        """The one descendant whose command line has all these words; waited for."""
-        found: list[psutil.Process] = []
-
-        def is_there() -> bool:
-            found[:] = [one for one in self.family()[1:] if set(words) <= set(_words(one))]
-            return len(found) == 1
-
-        wait_until(is_there, f"one process {words} below {self.log}")
-        return found[0]
+        """The only one; waited for."""
+        wait_until(lambda: len(self.descendants(*words)) == 1, f"one process {words} below {self.log}")
+        return self.descendants(*words)[0]
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait, and make sure that nothing of the family is left."""

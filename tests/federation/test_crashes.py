@@ -24,7 +24,7 @@ from tests.federation.harness import (
 )
 
 NAMES = ["a", "b"]
-STEPS = 30
+STEPS = 20
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,8 @@ def assert_charged_once(federation: Federation, run: str, rounds: int) -> None:
 
 def kill(process: psutil.Process) -> None:
     process.kill()
-    assert_gone([process])
+    # Its parent may be Flower's, which leaves zombies.
+    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, "the end")
 
 
 def test_a_run_completes_by_itself_when_vault_relay_and_supernode_are_killed(
@@ -159,7 +160,7 @@ def test_control_c_ends_a_run_and_resume_completes_it(federation: Federation) ->
     assert f"stopped; continue with: sotto run {plan} --out {out} --resume --server" in run.text
     assert "Traceback" not in run.text
     # The rounds do not go on behind the user's back.
-    assert not [one for one in federation.programs["server"].family() if "flwr-serverapp" in str(one.cmdline())]
+    assert not federation.programs["server"].descendants("flwr-serverapp")
     assert len(lines(out)) < rounds + 1
 
     run = start_run(federation, plan, out, "run-5", "--resume")
