@@ -134,7 +134,8 @@ def _relay_one(client: RuntimeHttpClient, socket: str) -> None:
         context.node_config = {"socket": socket}
         push_message(client, _reply(message, context, fab.content, run.fab_hash), context)
         state = SubStatus.COMPLETED
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
+        # A run that ended meanwhile, for instance. Whatever one message meets, the next is answered.
         _log.error("a message could not be relayed", exc_info=error)
     finally:
         # It has ended by itself if the SuperNode refused it.
