@@ -23,27 +23,32 @@ def federation(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield federation
 
 
-def start_all(federation: Federation) -> None:
+def start(federation: Federation, *keys: str) -> None:
     """Organization a's processes apart, organization b's together."""
     a, b = federation.folder / "a", federation.folder / "b"
-    told = {}
-    for key, said, arguments in (
-        ("server", "is ready", ["server", "start", federation.folder / "server.toml"]),
-        ("a-vault", "the vault answers", ["vault", "start", a / "organization.toml"]),
-        ("a-node", "relays between", ["supernode", "start", a / "relay.toml"]),
-        ("b", "relays between", ["client", "start", b / "organization.toml", b / "relay.toml"]),
-    ):
-        log = federation.folder / f"{key}.log"
-        log.unlink(missing_ok=True)
-        told[key] = (federation.start(key, *arguments), said)
-    for program, said in told.values():
-        program.wait_for(said)
+    commands = {
+        "server": ["server", "start", federation.folder / "server.toml"],
+        "a-vault": ["vault", "start", a / "organization.toml"],
+        "a-node": ["supernode", "start", a / "relay.toml"],
+        "b": ["client", "start", b / "organization.toml", b / "relay.toml"],
+    }
+    said = {
+        "server": "is ready",
+        "a-vault": "the vault answers",
+        "a-node": "relays between",
+        "b": "relays between",
+    }
+    for key in keys:
+        (federation.folder / f"{key}.log").unlink(missing_ok=True)
+        federation.start(key, *commands[key])
+    for key in keys:
+        federation.programs[key].wait_for(said[key])
 
 
-def start_training(federation: Federation, name: str) -> Program:
+def start_training(federation: Federation, name: str, organizations: int) -> Program:
     """A run whose rounds take long, once its first round is trained."""
     plan = federation.write_plan(
-        name, training={"rounds": 2, "local_steps": 2000}, federation={"min_organizations": 2}
+        name, training={"rounds": 2, "local_steps": 2000}, federation={"min_organizations": organizations}
     )
     out = federation.folder / name
     run = federation.start(name, *federation.run_arguments(plan, out))
@@ -54,13 +59,13 @@ def start_training(federation: Federation, name: str) -> Program:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_start_commands_end_by_themselves(federation: Federation, number: signal.Signals) -> None:
-    start_all(federation)
+    start(federation, *COMMANDS)
     for key in COMMANDS:
         assert federation.programs[key].end(number) == 0, key
     assert "Traceback" not in "".join(federation.programs[key].text for key in COMMANDS)
 
-    start_all(federation)
-    run = start_training(federation, f"training-{number.name.lower()}")
+    start(federation, *COMMANDS)
+    run = start_training(federation, f"training-{number.name.lower()}", 2)
     family = run.family()
     for key in COMMANDS:
         assert federation.programs[key].end(number) == 0, key
@@ -71,13 +76,12 @@ def test_start_commands_end_by_themselves(federation: Federation, number: signal
 
 
 def test_children_end_with_a_start_command_that_is_killed(federation: Federation) -> None:
-    start_all(federation)
-    run = start_training(federation, "training-killed")
-    for key in ("b", "a-node", "server"):
+    start(federation, "server", "b")
+    run = start_training(federation, "training-killed", 1)
+    for key in ("b", "server"):
         family = federation.programs[key].family()
         assert len(family) >= 3, key
         federation.programs[key].process.kill()
         federation.programs[key].process.wait()
         assert_gone(family)
     assert run.wait() == 1, run.text
-    assert federation.programs["a-vault"].end() == 0
