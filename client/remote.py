@@ -13,7 +13,7 @@ import grpc
 
 from client import vault_pb2 as pb
 from client import vault_pb2_grpc as stubs
-from client.wire import MESSAGE_LIMIT, MOST_PLAN_BYTES, PIECE_BYTES, Assembly, grpc_address, split
+from client.wire import MESSAGE_LIMIT, PIECE_BYTES, Assembly, grpc_address, split
 from common.errors import Refused
 from common.protocol import REASONS, Description, Release, Statement, TrainRequest
 
@@ -106,8 +106,6 @@ class RemoteVault:
 
 
 def _head(request: TrainRequest) -> pb.TrainHead:
-    if len(request.plan) > MOST_PLAN_BYTES:
-        raise Refused("malformed-request", f"a plan has at most {MOST_PLAN_BYTES} bytes")
     try:
         head = pb.TrainHead(
             run=request.run,

@@ -23,7 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from client import vault_pb2 as pb
 from client import vault_pb2_grpc as stubs
 from client.refusal import refusal_for
-from client.wire import MESSAGE_LIMIT, MOST_PLAN_BYTES, Assembly, check_socket_path, grpc_address, split
+from client.wire import MESSAGE_LIMIT, Assembly, check_socket_path, grpc_address, split
 from common.errors import InputError, Refused
 from common.protocol import Participant, Release, TrainRequest
 
@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 SERVICE_NAME = "sotto.vault.v1.Vault"
 _MOST_CALLS = 8
+_MOST_PLAN_BYTES = 2**16
 _MOST_DETAIL = 500
 _UPLOAD_SECONDS = 300.0
 _CALLER_CHECK_SECONDS = 0.5
@@ -170,8 +171,8 @@ def _read_request(parts: Iterator[pb.TrainPart]) -> TrainRequest:
         kind = part.WhichOneof("part")
         if head is None and kind == "head":
             head = part.head
-            if len(head.plan) > MOST_PLAN_BYTES:
-                raise Refused("malformed-request", f"a plan has at most {MOST_PLAN_BYTES} bytes")
+            if len(head.plan) > _MOST_PLAN_BYTES:
+                raise Refused("malformed-request", f"a plan has at most {_MOST_PLAN_BYTES} bytes")
             adapter = Assembly(head.adapter_size)
         elif head is not None and kind == "data":
             adapter.add(part.data)

@@ -13,7 +13,6 @@ from common.errors import InputError, Refused
 PIECE_BYTES = 2**20
 # Above every LoRA adapter that one device can train under differential privacy.
 MOST_BYTES = 2**30
-MOST_PLAN_BYTES = 2**16
 MESSAGE_LIMIT = [
     ("grpc.max_receive_message_length", 2 * PIECE_BYTES),
     ("grpc.max_send_message_length", 2 * PIECE_BYTES),

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -333,14 +334,21 @@ def test_callers_that_went_away_keep_nobody_out(socket: Path, stub: Any, make_pl
     with served(gate, socket), remote(socket) as vault:
         calls = [stub.Train(parts(request_for(make_plan())), timeout=LONG) for _ in range(8)]
         gate.wait_reached()
+        time.sleep(0.3)  # so that they all wait for the training
         for call in calls:
             call.cancel()
-        wait_until(answered, "an answer while the training still runs")
+        wait_until(answered, "an answer")
+        with pytest.raises(Refused, match="one request is trained at a time"):
+            vault.train(request_for(make_plan(), 2))
         gate.open()
 
 
 def test_a_caller_that_sends_nothing_for_long_is_let_go(
-    socket: Path, stub: Any, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+    socket: Path,
+    stub: Any,
+    make_plan: MakePlan,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(service, "_UPLOAD_SECONDS", 0.2)
     ended = threading.Event()
@@ -354,3 +362,4 @@ def test_a_caller_that_sends_nothing_for_long_is_let_go(
             list(stub.Train(never_ending(), timeout=LONG))
         assert caught.value.code() is grpc.StatusCode.CANCELLED
         ended.set()
+    assert caplog.records == []

@@ -101,7 +101,8 @@ def test_patience_has_an_end(tmp_path: Path) -> None:
 def test_to_look_makes_and_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "new" / "ledger.db"
     assert not is_held(path)
-    assert not path.parent.exists()
+    assert not is_held(tmp_path / "ledger.db")
+    assert list(tmp_path.iterdir()) == []
     with holder(path) as process:
         assert is_held(path)
         assert (path.parent / "ledger.db.lock").read_text() == str(process.pid)
