@@ -134,7 +134,10 @@ def test_what_a_child_leaves_behind_ends_before_it_is_started_again(start: Start
 
 
 def test_a_child_takes_another_along(start: Start, tmp_path: Path) -> None:
-    lasting = command("import os, time; open('pids', 'a').write(f'{os.getpid()}\\n'); time.sleep(600)")
+    lasting = command(
+        "import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), os._exit(0))); "
+        "open('pids', 'a').write(f'{os.getpid()}\\n'); time.sleep(600)"
+    )
     fails_once = command(
         "import os, time; first = not os.path.exists('seen'); open('seen', 'a'); time.sleep(2 if first else 600)"
     )
@@ -145,7 +148,7 @@ def test_a_child_takes_another_along(start: Start, tmp_path: Path) -> None:
     first = family(tmp_path / "pids", 1)
     again = family(tmp_path / "pids", 2, skip=1)
     assert_gone(first)
-    time.sleep(2)  # the two do not end each other again and again
+    time.sleep(4)  # the two do not end each other again and again
     assert (tmp_path / "printed").read_text().count("again in") == 2
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
