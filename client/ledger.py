@@ -80,8 +80,8 @@ class Ledger:
         # One thread trains, others ask for statements; each takes the lock for what belongs together.
         self._lock = threading.RLock()
         # Isolation level None: transactions are begun and ended by `_transaction` alone.
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
         try:
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
             self._database.execute("PRAGMA synchronous = EXTRA")
             self._database.execute("PRAGMA foreign_keys = ON")
             with self._transaction():

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +62,7 @@ class Supervisor:
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
         self._children: list[_Child] = []
-        self._told = threading.Event()
+        self._told = False
         self._libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
     def __enter__(self) -> Supervisor:
@@ -80,7 +79,8 @@ class Supervisor:
         self.stop()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self._told.set()
+        # Not an event: its lock may be held by the very thread that the signal interrupts.
+        self._told = True
 
     def start(
         self,
@@ -129,8 +129,12 @@ class Supervisor:
 
     def run(self) -> None:
         """Keep the children running until this process is told to end."""
-        while not self._told.wait(_POLL_SECONDS):
+        while not self._pause():
             self.tend()
+
+    def _pause(self) -> bool:
+        time.sleep(_POLL_SECONDS)
+        return self._told
 
     def wait_for(self, ready: Callable[[], bool], seconds: float) -> bool:
         """Wait until something is the case.
@@ -153,14 +157,14 @@ class Supervisor:
                 raise SottoError(
                     f"{first.name} ended with code {first.process.returncode} while it started{_see(first)}"
                 )
-            if self._told.wait(_POLL_SECONDS) or time.monotonic() > deadline:
+            if self._pause() or time.monotonic() > deadline:
                 return False
         return True
 
     @property
     def told_to_end(self) -> bool:
         """Whether this process was told to end."""
-        return self._told.is_set()
+        return self._told
 
     def tend(self) -> None:
         """Start children again that ended, after a pause that doubles each time."""

@@ -15,7 +15,8 @@ from flwr.superlink.grid import http_grid
 from common.errors import SottoError
 from common.flower import pull_sooner
 from common.lock import exclusive
-from server.rounds import Evaluator, Observer, run_rounds
+from server.observer import Observer
+from server.rounds import Evaluator, run_rounds
 from server.run_directory import RoundLine, RunDirectory, Status
 
 # Whoever asks whether the lock is held takes it for a moment.

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from common.plan import Plan
-from server.rounds import Observer
+from server.observer import Observer
 from server.run_directory import RoundLine
 
 

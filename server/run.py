@@ -16,8 +16,8 @@ from common.network import Address
 from common.plan import Plan
 from server.begin import resume_run, start_run
 from server.flower import Flower
+from server.observer import Observer, Observers
 from server.result import write_result
-from server.rounds import Observer, Observers
 from server.run_directory import RunDirectory, Status, ensure_free
 from server.superlink import is_ready
 from server.tensorboard import TensorBoard

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from tensorboardX import SummaryWriter
 
-from server.rounds import Observer
+from server.observer import Observer
 from server.run_directory import RoundLine
 
 

@@ -28,8 +28,9 @@ from common.tasks import make_task
 from server.begin import resume_run, start_run
 from server.evaluate import PublicEvaluation
 from server.generate import generate
+from server.observer import Observer, Observers
 from server.result import write_result
-from server.rounds import Observer, Observers, run_rounds
+from server.rounds import run_rounds
 from server.run_directory import RunDirectory
 from server.tensorboard import TensorBoard
 from simulations.entropy import SeededEntropy

@@ -11,12 +11,15 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 import server.roster
+import server.exchange
 import server.rounds
 from common import messages
 from common.errors import SottoError
 from common.protocol import Description
+from server.exchange import exchange
+from server.observer import Observer
 from server.roster import Roster
-from server.rounds import Observer, exchange, wait_for_organizations
+from server.rounds import wait_for_organizations
 from simulations.grid import LocalGrid
 
 Answer = Callable[[Message], Message | None]
@@ -107,9 +110,10 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
     for name in ("_ASK_AGAIN_SECONDS", "_CHALLENGE_SECONDS"):
         monkeypatch.setattr(server.roster, name, 0.3)
     monkeypatch.setattr(server.roster, "_LOOK_SECONDS", 0.0)
-    for name in ("_RETURN_SECONDS", "_SETTLE_SECONDS"):
-        monkeypatch.setattr(server.rounds, name, 0.3)
-    monkeypatch.setattr(server.rounds, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(server.exchange, "_RETURN_SECONDS", 0.3)
+    monkeypatch.setattr(server.rounds, "_SETTLE_SECONDS", 0.3)
+    for module in (server.exchange, server.rounds):
+        monkeypatch.setattr(module, "_POLL_SECONDS", 0.01)
     return Nodes()
 
 

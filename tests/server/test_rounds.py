@@ -16,7 +16,8 @@ from common.model import LoraModel
 from common.protocol import Description, Release, Statement, TrainRequest
 from server.app import app
 from server.begin import start_run
-from server.rounds import Observer, run_rounds
+from server.observer import Observer
+from server.rounds import run_rounds
 from server.run_directory import RunDirectory
 from simulations.grid import LocalGrid
 from simulations.run import local_grid, simulated_organization

@@ -16,7 +16,7 @@ from common.lock import exclusive
 from common.model import LoraModel
 from server.begin import start_run
 from server.flower import Flower
-from server.rounds import Observer
+from server.observer import Observer
 from server.run import _follow, _stopped_on_error
 from server.run_directory import RoundLine, RunDirectory, Status
 from tests.conftest import MakePlan

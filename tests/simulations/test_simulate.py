@@ -22,8 +22,8 @@ from client.ledger import Ledger
 from common.errors import InputError, SottoError
 from common.plan import Plan
 from common.records import Record
+from server.observer import Observer
 from server.result import load_result, merge
-from server.rounds import Observer
 from server.run_directory import RoundLine
 from simulations.run import SimulationResult, organizations_of, simulate
 from tests.conftest import MakePlan
