@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-import server.roster
 import server.exchange
+import server.roster
 import server.rounds
 from common import messages
 from common.errors import SottoError
