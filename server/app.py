@@ -6,6 +6,7 @@ It needs no torch unless the plan names public data to evaluate on.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context
@@ -33,16 +34,16 @@ def main(grid: Grid, context: Context) -> None:
     directory = RunDirectory.open(Path(str(context.run_config["run-directory"])))
     # Held as long as this process lives, so that others see at once when it is gone, however it went.
     with exclusive(directory.path / "run", patience=_LOCK_SECONDS):
-        teller = _Teller(directory)
+        teller = _Teller(directory, str(context.run_id))
         try:
             run_rounds(grid, directory, _evaluation(directory), teller)
         except SottoError as error:
-            directory.write_status(Status("failed", reason=str(error)))
+            teller.tell(Status("failed", reason=str(error)))
             raise
         except Exception as error:
-            directory.write_status(Status("failed", reason=f"{type(error).__name__}: {error}"))
+            teller.tell(Status("failed", reason=f"{type(error).__name__}: {error}"))
             raise
-        directory.write_status(Status("complete"))
+        teller.tell(Status("complete"))
 
 
 def _evaluation(directory: RunDirectory) -> Evaluator | None:
@@ -57,24 +58,25 @@ def _evaluation(directory: RunDirectory) -> Evaluator | None:
 class _Teller(Observer):
     """Keeps `status.json` up to date."""
 
-    def __init__(self, directory: RunDirectory) -> None:
+    def __init__(self, directory: RunDirectory, flower_run: str) -> None:
         self._directory = directory
-        self._status = Status("waiting")
-        directory.write_status(self._status)
+        self._flower_run = flower_run
+        self.tell(Status("waiting"))
 
-    def _tell(self, status: Status) -> None:
-        self._status = status
-        self._directory.write_status(status)
+    def tell(self, status: Status) -> None:
+        """Say how far the run is."""
+        self._status = replace(status, flower_run=self._flower_run)
+        self._directory.write_status(self._status)
 
     def waiting(self, connected: Iterable[str], needed: int) -> None:  # noqa: ARG002 - the plan says it
-        self._tell(Status("waiting", organizations=list(connected)))
+        self.tell(Status("waiting", organizations=list(connected)))
 
     def started(self, organizations: Iterable[str], completed: int) -> None:
-        self._tell(Status("running", completed + 1, list(organizations)))
+        self.tell(Status("running", completed + 1, list(organizations)))
 
     def answered(self, organization: str) -> None:
         now = self._status
-        self._tell(Status("running", now.round, now.organizations, [*now.answered, organization]))
+        self.tell(Status("running", now.round, now.organizations, [*now.answered, organization]))
 
     def finished(self, line: RoundLine) -> None:
         """Nothing: the line stands in `rounds.jsonl`."""

@@ -11,16 +11,12 @@ from typing import Any
 
 from common.errors import SottoError
 from common.lock import is_held
-from common.model import LoraModel
 from common.network import Address
 from common.plan import Plan
-from server.begin import resume_run, start_run
 from server.flower import Flower
 from server.observer import Observer, Observers
-from server.result import write_result
 from server.run_directory import RunDirectory, Status, ensure_free
 from server.superlink import is_ready
-from server.tensorboard import TensorBoard
 
 _POLL_SECONDS = 0.1
 # Flower starts the ServerApp within seconds; when it does not, Flower is asked why.
@@ -52,6 +48,12 @@ def run_federated(
         ensure_free(out)
     if not is_ready(address):
         raise SottoError(f"no server answers at {address}; start it with: sotto server start")
+    # Torch takes seconds to load: the mistakes above are told before.
+    from common.model import LoraModel
+    from server.begin import resume_run, start_run
+    from server.result import write_result
+    from server.tensorboard import TensorBoard
+
     model = LoraModel(plan.base_folder(), plan)
     directory = resume_run(plan, out, True, model) if resume else start_run(plan, out, True, model, run)
     directory.path.mkdir(parents=True, exist_ok=True)
@@ -66,10 +68,11 @@ def _run(directory: RunDirectory, address: Address, observer: Observer) -> None:
         flower = Flower(address, Path(folder))
         if is_held(directory.path / "run"):
             # An earlier `sotto run` was killed, but its ServerApp goes on: watch that one.
-            _follow(directory, observer, None)
-            return
-        directory.forget_status()
-        identity = flower.submit(directory.path.absolute())
+            status = directory.status()
+            identity = status.flower_run if status else ""
+        else:
+            directory.forget_status()
+            identity = flower.submit(directory.path.absolute())
         with _stopped_on_error(flower, identity, directory):
             _follow(directory, observer, (flower, identity))
 
@@ -92,7 +95,7 @@ def _stopped_on_error(flower: Flower, identity: str, directory: RunDirectory) ->
         raise
 
 
-def _follow(directory: RunDirectory, observer: Observer, submitted: tuple[Flower, str] | None) -> None:
+def _follow(directory: RunDirectory, observer: Observer, submitted: tuple[Flower, str]) -> None:
     """Pass on the progress of a ServerApp until it ends.
 
     Raises:
@@ -114,7 +117,7 @@ def _follow(directory: RunDirectory, observer: Observer, submitted: tuple[Flower
             if not held and told.state:
                 raise SottoError("the ServerApp ended before the run was complete; continue with --resume")
             told = status
-        elif submitted is not None and time.monotonic() - begin > _START_SECONDS:
+        elif time.monotonic() - begin > _START_SECONDS:
             _raise_if_over(*submitted)
             begin = time.monotonic()
         time.sleep(_POLL_SECONDS)

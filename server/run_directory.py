@@ -63,6 +63,7 @@ class Status:
         organizations: connected, or asked in this round.
         answered: those that answered in this round.
         reason: why it failed.
+        flower_run: Flower's id of the run.
     """
 
     state: str
@@ -70,6 +71,7 @@ class Status:
     organizations: list[str] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
     reason: str = ""
+    flower_run: str = ""
 
 
 def new_run_id(name: str) -> str:

@@ -99,7 +99,7 @@ def test_the_progress_of_another_process_is_passed_on(directory: RunDirectory) -
         tell(RoundLine(1, {}), Status("running", 2, ["a", "b"], ["a"])),
         tell(RoundLine(2, {}), Status("complete")),
     ):
-        _follow(directory, recorder, None)
+        _follow(directory, recorder, (Submitted(), "7"))
     assert recorder.said == [
         "waiting a of 2",
         "finished 0",
@@ -117,10 +117,10 @@ def test_a_server_app_that_ended_is_said_and_one_that_failed_says_why(directory:
         server_app(directory, lambda: directory.write_status(Status("waiting"))),
         pytest.raises(SottoError, match="ended before the run was complete; continue with --resume"),
     ):
-        _follow(directory, Observer(), None)
+        _follow(directory, Observer(), (Submitted(), "7"))
     directory.write_status(Status("failed", reason="round 1: nobody"))
     with pytest.raises(SottoError, match="round 1: nobody; continue with --resume"):
-        _follow(directory, Observer(), None)
+        _follow(directory, Observer(), (Submitted(), "7"))
 
 
 def test_a_server_app_that_begins_between_two_looks_is_not_taken_for_dead(
@@ -131,7 +131,7 @@ def test_a_server_app_that_begins_between_two_looks_is_not_taken_for_dead(
     monkeypatch.setattr(server.run, "is_held", lambda _: next(looks, True))
     directory.write_status(Status("waiting"))
     threading.Timer(0.5, lambda: directory.write_status(Status("complete"))).start()
-    _follow(directory, Observer(), None)
+    _follow(directory, Observer(), (Submitted(), "7"))
 
 
 def test_a_server_app_that_never_begins_is_asked_for(
