@@ -212,7 +212,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "links in a circle": (lambda path: (path.parent / "vault.sock").symlink_to("vault.sock"), "vault.socket = "),
     "ledger of another": (other_ledger, "a ledger with organization = 'another'; 'st-mary' was expected"),
     "ledger is a file": (lambda path: (path.parent / "ledger.db").write_text("mine" * 300), "not a ledger"),
-    "ledger is a folder": (lambda path: (path.parent / "ledger.db").mkdir(), "vault.ledger = "),
+    "ledger is a folder": (lambda path: (path.parent / "ledger.db").mkdir(), "not a ledger"),
     "ledger in a file": (section('ledger = "records.jsonl/ledger.db"'), "vault.ledger = "),
     "one path for both": (section('socket = "ledger.db"'), "ledger.db"),
 }
