@@ -22,6 +22,7 @@ _POLL_SECONDS = 0.1
 # Flower starts the ServerApp within seconds; when it does not, Flower is asked why.
 _START_SECONDS = 15.0
 _STOP_SECONDS = 15.0
+_SERVER_SECONDS = 15.0
 
 
 def run_federated(
@@ -46,8 +47,7 @@ def run_federated(
     """
     if not resume:
         ensure_free(out)
-    if not is_ready(address):
-        raise SottoError(f"no server answers at {address}; start it with: sotto server start")
+    _wait_for_server(address)
     # Torch takes seconds to load: the mistakes above are told before.
     from common.model import LoraModel
     from server.begin import resume_run, start_run
@@ -61,6 +61,15 @@ def run_federated(
         _run(directory, address, Observers(observer, board))
     _, adapter = directory.latest_checkpoint()
     return directory, write_result(directory, model, adapter)
+
+
+def _wait_for_server(address: Address) -> None:
+    """A SuperLink that was killed is being started again: it is given a moment."""
+    deadline = time.monotonic() + _SERVER_SECONDS
+    while not is_ready(address):
+        if time.monotonic() > deadline:
+            raise SottoError(f"no server answers at {address}; start it with: sotto server start")
+        time.sleep(_POLL_SECONDS)
 
 
 def _run(directory: RunDirectory, address: Address, observer: Observer) -> None:
