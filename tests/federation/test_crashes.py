@@ -160,7 +160,7 @@ def test_control_c_ends_a_run_and_resume_completes_it(federation: Federation) ->
     assert f"stopped; continue with: sotto run {plan} --out {out} --resume --server" in run.text
     assert "Traceback" not in run.text
     # The rounds do not go on behind the user's back.
-    assert not federation.programs["server"].descendants("flwr-serverapp")
+    wait_until(lambda: not federation.programs["server"].descendants("flwr-serverapp"), "the end of the ServerApp")
     assert len(lines(out)) < rounds + 1
 
     run = start_run(federation, plan, out, "run-5", "--resume")
