@@ -16,6 +16,7 @@ from flwr.superlink.grid import http_grid
 from common.errors import SottoError
 from common.flower import pull_sooner
 from common.lock import exclusive
+from server.grid import BackgroundGrid
 from server.observer import Observer
 from server.rounds import Evaluator, run_rounds
 from server.run_directory import RoundLine, RunDirectory, Status
@@ -36,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     with exclusive(directory.path / "run", patience=_LOCK_SECONDS):
         teller = _Teller(directory, str(context.run_id))
         try:
-            run_rounds(grid, directory, _evaluation(directory), teller)
+            run_rounds(BackgroundGrid(grid), directory, _evaluation(directory), teller)
         except SottoError as error:
             teller.tell(Status("failed", reason=str(error)))
             raise

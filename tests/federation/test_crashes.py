@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import ROOT
 from tests.federation.harness import (
     Federation,
     Program,
@@ -168,3 +170,38 @@ def test_control_c_ends_a_run_and_resume_completes_it(federation: Federation) ->
     assert [line["round"] for line in lines(out)] == list(range(rounds + 1))
     (name,) = set(charged(federation.folder / "a" / "ledger.db")) - before
     assert_charged_once(federation, name, rounds)
+
+
+# Runs at the start of every program below: the SuperNode dies when it has announced a reply and sent none of it.
+DIES_WHILE_IT_SENDS = """
+import os, signal, sys
+from pathlib import Path
+if "client.runtime" in sys.orig_argv and "supernode" in sys.orig_argv:
+    import flwr.supercore.inflatable.inflatable_utils as utils
+    push, sent = utils.push_object_contents_from_iterable, Path(__file__).with_name("sent")
+    def push_some(*arguments, **keywords):
+        with sent.open("a") as file:
+            file.write("x")
+        if len(sent.read_text()) == 2:  # the first says who the organization is
+            os.kill(os.getpid(), signal.SIGKILL)
+        return push(*arguments, **keywords)
+    utils.push_object_contents_from_iterable = push_some
+"""
+
+
+def test_a_supernode_that_dies_while_it_sends_an_update_holds_up_no_round(tiny_base: Path, tmp_path: Path) -> None:
+    """Flower waits three minutes for the rest of a reply that has begun to arrive."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(DIES_WHILE_IT_SENDS)
+    with Federation(tmp_path, tiny_base) as federation:
+        home = federation.write_organization("a", texts(80))
+        federation.start("a-vault", "vault", "start", home / "organization.toml")
+        federation.start_server()
+        hook = os.pathsep.join([str(tmp_path / "hook"), str(ROOT)])
+        node = federation.start("a-node", "supernode", "start", home / "relay.toml", PYTHONPATH=hook)
+        plan = federation.write_plan("plan", federation={"min_organizations": 1, "round_timeout": 90.0})
+        code, said = federation.run(plan, tmp_path / "run")
+        assert code == 0, said
+        assert "SuperNode ended with code -9" in node.text
+        (run,) = charged(home / "ledger.db")
+        assert charged(home / "ledger.db")[run] == (4, [(1, 2), (2, 2)])
