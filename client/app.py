@@ -41,7 +41,7 @@ def answer(message: Message, participant: Participant) -> Message:
         content = _ask(message, participant)
     except messages.MessageError as error:
         content = messages.pack_refusal(Refused("malformed-request", str(error)))
-    except Exception as error:
+    except Exception as error:  # its text would leave with Flower's own error
         content = messages.pack_refusal(refusal_for(error, f"a {message.metadata.message_type} message"))
     return Message(content, reply_to=message)
 

@@ -61,7 +61,7 @@ class VaultService(stubs.VaultServicer):
                 organization=said.organization, unit=said.unit, public_size=said.public_size
             )
             return pb.DescribeReply(description=description)
-        except Exception as error:
+        except Exception as error:  # gRPC would send its text to the caller
             return pb.DescribeReply(refusal=_refusal(error, "describe"))
 
     def Statement(self, request: pb.StatementRequest, context: grpc.ServicerContext) -> pb.StatementReply:  # noqa: ARG002, N802
@@ -69,7 +69,7 @@ class VaultService(stubs.VaultServicer):
         try:
             statement = self._participant.statement(request.run)
             return pb.StatementReply(statement=json.dumps(statement.to_dict()))
-        except Exception as error:
+        except Exception as error:  # as above
             return pb.StatementReply(refusal=_refusal(error, "statement"))
 
     def Train(self, parts: Iterator[pb.TrainPart], context: grpc.ServicerContext) -> Iterator[pb.ReleasePart]:  # noqa: N802
@@ -78,7 +78,7 @@ class VaultService(stubs.VaultServicer):
             release = self._train(parts, context)
         except grpc.RpcError:
             return  # the caller went away before its request was complete
-        except Exception as error:
+        except Exception as error:  # as above
             yield pb.ReleasePart(refusal=_refusal(error, "train"))
             return
         if release is None:

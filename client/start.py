@@ -6,7 +6,6 @@ import logging
 import os
 import queue
 import signal
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,10 +69,7 @@ def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy)
                 f"models.{name!r} = {folder!r}: it should be the folder of a model in Hugging Face format"
             )
     records = read_records(organization.path(organization.data.train))
-    try:
-        ledger = Ledger(ledger_path, organization.name, organization.data.unit)
-    except sqlite3.Error as error:
-        raise InputError(f"vault.ledger = {ledger_path}: cannot be opened: {error}") from None
+    ledger = Ledger(ledger_path, organization.name, organization.data.unit)
     boundary = SAME_USER if organization.vault.group is None else SEPARATE_USERS
     vault = Vault(
         organization, records, ledger, lambda folder, plan: LoraModel(folder, plan, device), entropy, boundary

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,22 +98,23 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
 
 def _vault_answers(relay: Relay, socket: Path, supervisor: Supervisor, report: Callable[[str], None]) -> bool:
     """Whether the vault is there before the time is over; False only if this process is told to end."""
-    begin, told = time.monotonic(), False
-    while not supervisor.told_to_end:
-        try:
-            with RemoteVault(socket, timeout=_TRY_SECONDS, patience=0) as vault:
-                name = vault.describe().organization
-        except Refused:
-            if time.monotonic() - begin > relay.patience:
-                raise SottoError(
-                    f"no vault answers at {socket}; start it with: sotto vault start ORGANIZATION.toml"
-                ) from None
-            if not told:
-                report(f"{relay.name}: waiting for the vault at {socket}")
-                told = True
-            supervisor.wait_for(lambda: False, 0.3)
-            continue
-        if name != relay.name:
-            raise InputError(f"name = {relay.name!r}: the vault at {socket} is the one of {name!r}")
-        return True
-    return False
+    if _vault_name(socket) is None:
+        report(f"{relay.name}: waiting for the vault at {socket}")
+        supervisor.wait_for(lambda: _vault_name(socket) is not None, relay.patience)
+    if supervisor.told_to_end:
+        return False
+    name = _vault_name(socket)
+    if name is None:
+        raise SottoError(f"no vault answers at {socket}; start it with: sotto vault start ORGANIZATION.toml")
+    if name != relay.name:
+        raise InputError(f"name = {relay.name!r}: the vault at {socket} is the one of {name!r}")
+    return True
+
+
+def _vault_name(socket: Path) -> str | None:
+    """Whose vault answers there; None if none does."""
+    try:
+        with RemoteVault(socket, timeout=_TRY_SECONDS, patience=0) as vault:
+            return vault.describe().organization
+    except Refused:
+        return None

@@ -23,7 +23,6 @@ class ProgressBar(Observer):
     """
 
     def __init__(self, plan: Plan, private: bool, console: Console) -> None:
-        self._plan = plan
         cost = f"ε ≤ {plan.privacy.epsilon:g}, δ = {plan.privacy.delta:g}" if private else "[red]no privacy[/red]"
         self._progress = Progress(
             SpinnerColumn(),

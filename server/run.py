@@ -56,7 +56,6 @@ def run_federated(
 
     model = LoraModel(plan.base_folder(), plan)
     directory = resume_run(plan, out, True, model) if resume else start_run(plan, out, True, model, run)
-    directory.path.mkdir(parents=True, exist_ok=True)
     with TensorBoard(directory.path / "tensorboard") as board:
         _run(directory, address, Observers(observer, board))
     _, adapter = directory.latest_checkpoint()
@@ -110,14 +109,16 @@ def _follow(directory: RunDirectory, observer: Observer, submitted: tuple[Flower
     Raises:
         SottoError: it ended before the run was complete.
     """
-    told, done, first = Status(""), directory.latest_checkpoint()[0], True
+    # Round 0 has its line before anybody answers: a run without another round begins before it.
+    told, done = Status(""), directory.latest_checkpoint()[0] or -1
     begin = time.monotonic()
     while True:
         # In this order: a ServerApp that says "complete" and then lets go is never taken for a dead one.
         held = is_held(directory.path / "run")
         status = directory.status()
         if status is not None:
-            done, first = _pass_on(directory, observer, told, status, done, first)
+            if status != told:
+                done = _pass_on(directory, observer, told, status, done)
             if status.state == "complete":
                 return
             if status.state == "failed":
@@ -132,35 +133,32 @@ def _follow(directory: RunDirectory, observer: Observer, submitted: tuple[Flower
         time.sleep(_POLL_SECONDS)
 
 
-def _pass_on(
-    directory: RunDirectory, observer: Observer, told: Status, status: Status, done: int, first: bool
-) -> tuple[int, bool]:
-    """Tell what is new since the last look.
+def _pass_on(directory: RunDirectory, observer: Observer, told: Status, status: Status, done: int) -> int:
+    """Tell what is new since the last look. A round's line is written before the status that follows it.
 
     Args:
         directory: of the run.
         observer: told of it.
         told: the status at the last look.
-        status: the status now.
+        status: the status now, another one.
         done: the last round that was told as complete, or that was complete when the watching began.
-        first: whether round 0 may still have to be told.
 
     Returns:
-        `done` and `first` for the next look.
+        `done` for the next look.
     """
-    if status != told and status.state == "waiting":
+    if status.state == "waiting":
         observer.waiting(status.organizations, directory.plan.federation.min_organizations)
     for line in directory.rounds():
-        if line.round > done or (line.round == 0 and first and done == 0):
+        if line.round > done:
             observer.finished(line)
-            done, first = line.round, False
+            done = line.round
     if status.state == "running":
         if (status.round, status.organizations) != (told.round, told.organizations):
             observer.started(status.organizations, status.round - 1)
             told = Status("running", status.round, status.organizations)
         for name in status.answered[len(told.answered) :]:
             observer.answered(name)
-    return done, first
+    return done
 
 
 def _raise_if_over(flower: Flower, identity: str) -> None:
