@@ -11,7 +11,7 @@ demo: .venv/ready
 	$(QUIET) $(BIN)/sotto simulate
 
 test: .venv/ready
-	$(QUIET) $(BIN)/python -m pytest
+	$(QUIET) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	$(BIN)/ruff check .

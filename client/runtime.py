@@ -8,11 +8,13 @@ the organization installed runs.
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import sys
 import time
 import types
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,14 @@ from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
 from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.version import package_version
 from flwr.supernode.runtime import run_clientapp
@@ -47,6 +51,8 @@ _RETRY_SECONDS = 1.0
 # In place of Flower's 3 seconds between two looks at the server, and half a second between two at the relay.
 _SERVER_POLL_SECONDS = 0.25
 _REPLY_POLL_SECONDS = 0.05
+
+Pull = Callable[..., dict[str, bytes]]
 
 _log = logging.getLogger(__name__)
 
@@ -75,10 +81,26 @@ def run_supernode(arguments: list[str]) -> None:
 
     faster = types.ModuleType("time")
     faster.__dict__.update({**time.__dict__, "sleep": sleep})
-    loop.__dict__["time"] = faster
     pull_sooner(loop, "pull_objects")
+    loop.__dict__.update(time=faster, pull_objects=_forgotten_with_its_run(vars(loop)["pull_objects"]))
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
+
+
+def _forgotten_with_its_run(pull: Pull) -> Pull:
+    """Let a message whose run ends while it arrives fail like any other that cannot be received.
+
+    Flower would keep the part of it that is there, and the relay wait minutes for the rest.
+    """
+
+    @functools.wraps(pull)
+    def pull_or_fail(*arguments: Any, **keywords: Any) -> dict[str, bytes]:
+        try:
+            return pull(*arguments, **keywords)
+        except RunNotRunningException:
+            raise ObjectPullError("", "the run has ended") from None
+
+    return pull_or_fail
 
 
 def run_relay(address: str, secret: Path, socket: str) -> None:

@@ -15,6 +15,7 @@ from common.errors import SottoError
 from common.fab import write_app
 from common.network import Address
 from common.processes import FLOWER_ENVIRONMENT
+from server.superlink import is_ready
 
 _SECONDS = 120.0
 
@@ -33,6 +34,7 @@ class Flower:
         (folder / "config.toml").write_text(
             tomli_w.dumps({"superlink": {"default": "sotto", "sotto": connection}}), encoding="utf-8"
         )
+        self._address = address
         self._folder = folder
         self._app = write_app(folder)
 
@@ -49,8 +51,9 @@ class Flower:
         return str(answer["run-id"])
 
     def stop(self, run: str) -> None:
-        """Stop a run."""
-        self._call("stop", run, "sotto")
+        """Stop a run, also one whose ServerApp died. If the SuperLink is gone, its runs are over anyway."""
+        if is_ready(self._address):
+            self._call("stop", run, "sotto")
 
     def state(self, run: str) -> tuple[str, str]:
         """Flower's status of a run, for instance "running" or "finished:failed", and the details that it gives."""

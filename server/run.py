@@ -79,6 +79,11 @@ def _run(directory: RunDirectory, address: Address, observer: Observer) -> None:
             status = directory.status()
             identity = status.flower_run if status else ""
         else:
+            earlier = directory.status()
+            if earlier is not None:
+                # Its ServerApp may have died: organizations would wait for what that had begun to send.
+                with suppress(SottoError):
+                    flower.stop(earlier.flower_run)
             directory.forget_status()
             identity = flower.submit(directory.path.absolute())
         with _stopped_on_error(flower, identity, directory):
@@ -93,8 +98,7 @@ def _stopped_on_error(flower: Flower, identity: str, directory: RunDirectory) ->
     except BaseException:
         status = directory.status()
         # Flower may be about to start the ServerApp. One that said that it failed ends by itself.
-        if status is None or is_held(directory.path / "run"):
-            # If the SuperLink is gone, the ServerApp goes with it.
+        if status is None or status.state != "failed":
             with suppress(SottoError):
                 flower.stop(identity)
             deadline = time.monotonic() + _STOP_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterable, Mapping
 
@@ -28,6 +29,7 @@ class LocalGrid(Grid):
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, 1
         self._participants = dict(participants)
         self._waiting: dict[str, Message] = {}
+        self._one_at_a_time = threading.Lock()
         self._run = Run.create_empty(run_id=_RUN_ID)
 
     def set_run(self, run: Run) -> None:
@@ -65,7 +67,8 @@ class LocalGrid(Grid):
         for identity in message_ids:
             message = self._waiting.pop(identity, None)
             if message is not None:
-                reply = answer(message, self._participants[message.metadata.dst_node_id])
+                with self._one_at_a_time:
+                    reply = answer(message, self._participants[message.metadata.dst_node_id])
                 reply.metadata.__dict__["_src_node_id"] = message.metadata.dst_node_id
                 return [reply]
         return []

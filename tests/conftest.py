@@ -26,6 +26,12 @@ ROOT = Path(__file__).parent.parent
 DEMO_BASE = ROOT / "simulations" / "demo" / "base"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker waits for another one at the end."""
+    longest = ("tests/federation/", "tests/mutants/")
+    items.sort(key=lambda item: not item.nodeid.startswith(longest))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data sets and models; tests that need it are skipped where it is absent."""

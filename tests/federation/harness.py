@@ -203,7 +203,7 @@ class Federation:
             "policy": {"max_epsilon": 80.0, "max_epsilon_per_run": 8.0, "max_delta": 9e-3},
         }
         (home / "organization.toml").write_text(tomli_w.dumps(organization), encoding="utf-8")
-        side = {"name": name, "server": f"127.0.0.1:{self.port}", **relay}
+        side = {"name": name, "server": f"127.0.0.1:{self.port}", "patience": LONG, **relay}
         (home / "relay.toml").write_text(tomli_w.dumps(side), encoding="utf-8")
         return home
 

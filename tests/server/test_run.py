@@ -156,3 +156,12 @@ def test_a_run_that_failed_by_itself_needs_no_stop(directory: RunDirectory) -> N
     with pytest.raises(SottoError), _stopped_on_error(flower, "7", directory):
         raise SottoError("so")
     assert flower.stopped == []
+
+
+def test_a_run_whose_server_app_died_is_stopped(directory: RunDirectory) -> None:
+    """Organizations would wait for what it had begun to send."""
+    flower = Submitted()
+    directory.write_status(Status("running", 1, ["a"]))
+    with pytest.raises(SottoError), _stopped_on_error(flower, "7", directory):
+        raise SottoError("the ServerApp ended")
+    assert flower.stopped == ["7"]
