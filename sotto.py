@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.markup import escape
 
 from common.errors import InputError, SottoError
 from common.settings import Section, template
+
+if TYPE_CHECKING:
+    from server.registry import Registry
 
 # Quiet and offline, before any library that reads these is imported.
 for _name, _value in {
@@ -40,12 +43,13 @@ _groups = {
     "vault": "The process with the data.",
     "supernode": "The process with the network.",
     "client": "Both processes of an organization.",
+    "privacy": "What a run cost, what is left, what a plan would need.",
     "init": "Write a commented file to start from.",
 }
-server, vault, supernode, client, init = (
+server, vault, supernode, client, privacy, init = (
     typer.Typer(no_args_is_help=True, help=text) for text in _groups.values()
 )
-for _group, _table in zip(_groups, (server, vault, supernode, client, init), strict=True):
+for _group, _table in zip(_groups, (server, vault, supernode, client, privacy, init), strict=True):
     app.add_typer(_table, name=_group)
 
 _screen = Console()
@@ -54,6 +58,7 @@ _errors = Console(stderr=True)
 OrganizationFile = Annotated[Path, typer.Argument(help="organization.toml")]
 RelayFile = Annotated[Path, typer.Argument(help="relay.toml")]
 ServerFile = Annotated[Path | None, typer.Argument(help="server.toml; without one, the defaults.")]
+ServerOption = Annotated[Path | None, typer.Option("--server", help="server.toml; without it, the defaults.")]
 NewFile = Annotated[Path, typer.Argument(help="A new file.")]
 Result = Annotated[Path, typer.Argument(help="A run directory, an adapter folder, or a model folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -106,7 +111,7 @@ def run_plan(
     plan: Annotated[Path, typer.Argument(help="The plan.")],
     out: Annotated[Path, typer.Option(help="The run directory: a new one, or with --resume the run's.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    server: Annotated[Path | None, typer.Option(help="server.toml of the running server.")] = None,
+    server: ServerOption = None,
 ) -> None:
     """Run a plan with the organizations that are connected to the server of this machine."""
     from common.plan import Plan
@@ -116,12 +121,11 @@ def run_plan(
     from server.summary import print_summary
     from server.superlink import Server
 
-    chosen = Plan.read(plan)
-    address = (Server.read(server) if server else Server()).listens_at
+    chosen, settings = Plan.read(plan), Server.read(server) if server else Server()
     try:
         with ProgressBar(chosen, True, _screen) as bar:
             directory, report = run_federated(
-                chosen, out, address, resume=resume, run=new_run_id(chosen.name), observer=bar
+                chosen, out, settings, resume=resume, run=new_run_id(chosen.name), observer=bar
             )
     except KeyboardInterrupt:
         words = f"sotto run {plan} --out {out} --resume" + (f" --server {server}" if server else "")
@@ -162,6 +166,127 @@ def start_client(organization: OrganizationFile, relay: RelayFile) -> None:
     from client.both import serve_both
 
     serve_both(organization, relay, _report)
+
+
+@client.command("keys")
+def make_client_keys(
+    folder: Annotated[Path, typer.Argument(help="Where the keys go.")],
+    name: Annotated[str, typer.Option(help="The organization's name.")] = "NAME",
+) -> None:
+    """Make the organization's statement key, at home; print the public half."""
+    from client.keys import make_keys
+
+    public = make_keys(folder, name)
+    _report(f"{public}: give this file to the coordinator, who runs: sotto server register {name} {public.name}")
+    _report(public.read_text(encoding="ascii").strip())
+
+
+@client.command("approve")
+def approve_plan(organization: OrganizationFile, plan: Annotated[Path, typer.Argument(help="The plan.")]) -> None:
+    """Show what a plan would cost, and record it as approved."""
+    from client.approval import Approvals
+    from client.organization import Organization
+    from client.price import price
+    from common.plan import Plan
+
+    own, chosen = Organization.read(organization), Plan.read(plan)
+    cost = price(own, chosen)
+    _report(
+        f"{chosen.name}: {cost.mechanism.steps} steps at rate {cost.mechanism.sample_rate:.4g} with noise "
+        f"σ = {cost.mechanism.noise_multiplier} cost ε = {cost.epsilon} at δ = {cost.delta:g}"
+    )
+    _report(f"lifetime: ε = {cost.spent} of {cost.cap.epsilon} is spent; after this run {cost.after}")
+    Approvals(own.path(own.policy.approvals)).add(chosen)
+    _report(f"approved: {chosen.digest()}")
+
+
+@server.command("register")
+def register_organization(
+    name: Annotated[str, typer.Argument(help="The organization's name.")],
+    key: Annotated[Path, typer.Argument(help="Its statement.pub.")],
+    settings: ServerOption = None,
+) -> None:
+    """Take an organization's public key: only its signatures count from now on."""
+    public = _registry(settings).register(name, key)
+    _report(f"{name}: registered with the key {public[:16]}…; compare it with the organization by telephone")
+
+
+@server.command("revoke")
+def revoke_organization(
+    name: Annotated[str, typer.Argument(help="The organization's name.")], settings: ServerOption = None
+) -> None:
+    """Forget an organization's key and the head of its ledger."""
+    _registry(settings).revoke(name)
+    _report(f"{name}: revoked")
+
+
+@server.command("list")
+def list_organizations(settings: ServerOption = None) -> None:
+    """Show the registered organizations."""
+    for name, public in _registry(settings).keys().items():
+        _report(f"{name}  {public[:16]}…")
+
+
+@privacy.command("calibrate")
+def calibrate_plan(
+    plan: Annotated[Path, typer.Argument(help="The plan.")],
+    public_size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Public size of an organization; may be given more than once.")
+    ] = None,
+    organization: Annotated[
+        list[Path] | None, typer.Option(help="An organization.toml; may be given more than once.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what noise a plan needs, what it costs, and what other settings would need. Nothing is spent."""
+    from common.calibration import calibrate
+    from common.calibration_table import print_calibration
+    from common.model import trained_coordinates
+    from common.plan import Plan
+    from simulations.public_numbers import public_numbers
+
+    chosen = Plan.read(plan)
+    with _errors.status("loading") as status:
+        numbers = public_numbers(chosen, public_size or [], organization or [])
+        values = calibrate(
+            chosen, numbers, trained_coordinates(chosen), lambda text: status.update(f"computing: {text}")
+        )
+    if as_json:
+        sys.stdout.write(json.dumps(values) + "\n")
+        return
+    print_calibration(values, _screen)
+
+
+@privacy.command("budget")
+def show_budget(organization: OrganizationFile, as_json: AsJson = False) -> None:
+    """Show what an organization spent, reserved and has left. Its vault may run meanwhile."""
+    from client.budget import budget, print_budget
+    from client.organization import Organization
+
+    values = budget(Organization.read(organization))
+    if as_json:
+        sys.stdout.write(json.dumps(values) + "\n")
+        return
+    print_budget(values, _screen)
+
+
+@privacy.command("report")
+def report_privacy(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    html: Annotated[Path | None, typer.Option(help="Write the report as one page.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report for machines.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="A folder of NAME.pub to verify with, in place of the run's own.")
+    ] = None,
+) -> None:
+    """Verify the statements of a run and compute again what it cost. Exit code 1 if one does not hold."""
+    from server.audit import print_report, raise_problems, read_report, write_report
+
+    with _errors.status("computing"):
+        directory, report = read_report(run, keys)
+        write_report(directory, report, html, json_file)
+    print_report(report, _screen)
+    raise_problems(report)
 
 
 @app.command()
@@ -258,6 +383,13 @@ def init_server(path: NewFile) -> None:
     from server.superlink import Server
 
     _write_template(path, Server)
+
+
+def _registry(settings: Path | None) -> Registry:
+    from server.registry import Registry
+    from server.superlink import Server
+
+    return Registry((Server.read(settings) if settings else Server()).registry)
 
 
 def _report(text: str) -> None:

@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 # The block counter of ChaCha20 has 32 bits: 2^32 blocks of 64 bytes.
 _STREAM_LIMIT = 2**38
+_KEY_SIZE = 32
 
 
 class Keystream:
@@ -38,14 +39,14 @@ class Keystream:
         raise TypeError("a keystream is never serialized: a copy would repeat the noise")
 
     def uniforms(self, count: int) -> Floats:
-        """Float64 numbers in (0, 1): odd multiples of 2⁻⁵⁴, each of 2⁵³ values equally likely."""
-        size = 8 * count
-        self._used += size
-        if self._used > _STREAM_LIMIT:
-            raise OverflowError("the keystream of this round is used up")
-        words = np.frombuffer(self._encryptor.update(bytes(size)), dtype="<u8")
+        """Float64 numbers in (0, 1]: odd multiples of 2⁻⁵⁴, all equally likely; the last is rounded to 1."""
+        words = np.frombuffer(self._take(8 * count), dtype="<u8")
         numbers: Floats = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
         return numbers
+
+    def branch(self) -> Keystream:
+        """Another keystream, under a key from this one. Whatever it is used for, this one goes on the same."""
+        return type(self)(self._take(_KEY_SIZE))
 
     def gaussians(self, count: int) -> Floats:
         """Standard normal float64 numbers, each half the sum of four draws."""
@@ -57,6 +58,12 @@ class Keystream:
             total[:half] += radius * np.cos(angle)
             total[half:] += radius * np.sin(angle)
         return total[:count] / 2.0
+
+    def _take(self, size: int) -> bytes:
+        self._used += size
+        if self._used > _STREAM_LIMIT:
+            raise OverflowError("the keystream of this round is used up")
+        return self._encryptor.update(bytes(size))
 
 
 class Entropy(Protocol):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
 
 from common.errors import Refused
 from common.plan import Name, Plan
@@ -14,17 +16,23 @@ class Data(Section):
 
     train: str = Field(examples=["records.jsonl"])
     """JSON Lines (.jsonl, .jsonl.gz), UTF-8."""
-    unit: str = "example"
-    """What is protected, for ever: "example" is one record."""
+    unit: Literal["example", "user"] = "example"
+    """What is protected, for ever: "example" is one record, "user" is one user with all their records. Plans with
+    the other unit are refused."""
+    user_field: str | None = Field(default=None, min_length=1, examples=["patient"])
+    """With unit = "user", and only then: the record field that names the user, a text or an integer, compared as
+    it is: 1, "1" and " 1" are three users. A record without it is never used."""
     public_size: PositiveInt = Field(examples=[10000])
-    """Units that you are willing to publish; sample rates come from it. Do not copy the true count."""
+    """Units (records, or users) that you are willing to publish; sample rates come from it. Do not copy the true
+    count."""
 
-    @field_validator("unit")
-    @classmethod
-    def _known_unit(cls, value: str) -> str:
-        if value != "example":
-            raise ValueError('it should be "example"')
-        return value
+    @model_validator(mode="after")
+    def _only_users_have_a_field(self) -> Data:
+        if self.unit == "user" and self.user_field is None:
+            raise ValueError('user_field is missing: unit = "user" needs the record field that names the user')
+        if self.unit != "user" and self.user_field is not None:
+            raise ValueError(f'user_field = {self.user_field!r} needs unit = "user"')
+        return self
 
 
 class Policy(Section):
@@ -38,6 +46,18 @@ class Policy(Section):
     """δ over all runs, for ever; the δ's of runs are added up. It must be below 1 / public_size."""
     min_noise_multiplier: float = Field(default=0.3, gt=0)
     """σ is never below this, however small an ε would allow it."""
+    composition: Literal["basic", "renyi"] = "basic"
+    """How runs are added up, for ever. basic: Σε. renyi: dearer for one run, much cheaper for many."""
+    plans: Literal["approved", "any-within-policy"] = "approved"
+    """approved: those that `sotto client approve` recorded. any-within-policy: any that this section allows."""
+    approvals: str = "approved-plans.txt"
+    """Where approved plans are recorded."""
+    tasks: list[str] = ["causal-lm"]
+    """Kinds of task that a plan may have."""
+    max_rounds: PositiveInt = 1000
+    """Rounds of a plan at most."""
+    max_steps: PositiveInt = 20000
+    """rounds × local_steps of a plan at most."""
 
 
 class VaultSection(Section):
@@ -49,6 +69,8 @@ class VaultSection(Section):
     """A group of the system that may connect too, so that the relay can run as another user."""
     ledger: str = "ledger.db"
     """The record of everything that was spent. Keep it as long as the data."""
+    statement_key: str = "keys/statement.key"
+    """Signs ledger and statements; `sotto client keys` makes it. Keep it as long as the ledger."""
     device: str = "cpu"
     """Where to train: "cpu", "cuda", "cuda:0"."""
     max_tokens: PositiveInt = 1024

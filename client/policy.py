@@ -5,8 +5,15 @@ from __future__ import annotations
 from client.organization import Organization
 from common.accounting import noise_multiplier, sample_rate
 from common.errors import InputError, Refused
+from common.lifetime import Cap
 from common.mechanism import Mechanism
 from common.plan import Plan
+
+
+def lifetime_cap(organization: Organization) -> Cap:
+    """What an organization may spend over all runs, for ever."""
+    policy = organization.policy
+    return Cap(policy.max_epsilon, policy.max_delta, policy.composition)
 
 
 def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
@@ -17,7 +24,14 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
     """
     privacy, size, batch = plan.privacy, organization.data.public_size, plan.training.batch_size
     limit = organization.policy.max_epsilon_per_run
+    steps = plan.training.rounds * plan.training.local_steps
+    policy = organization.policy
     refusals = {
+        f"task.kind = {plan.task.kind!r}; allowed: {', '.join(policy.tasks)}": plan.task.kind not in policy.tasks,
+        f"training.rounds = {plan.training.rounds}; {policy.max_rounds} are allowed": (
+            plan.training.rounds > policy.max_rounds
+        ),
+        f"rounds × local_steps = {steps}; {policy.max_steps} are allowed": steps > policy.max_steps,
         f"privacy.unit = {privacy.unit!r}; it is {organization.data.unit!r} here, for ever": (
             privacy.unit != organization.data.unit
         ),
@@ -31,7 +45,6 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
         if refused:
             raise Refused("policy", detail)
     rate = sample_rate(batch, size)
-    steps = plan.training.rounds * plan.training.local_steps
     try:
         sigma = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps)
     except ValueError as error:

@@ -1,11 +1,18 @@
-"""DP-SGD (Abadi et al. 2016, https://arxiv.org/abs/1607.00133, Algorithm 1) on LoRA tensors.
+"""DP-SGD (Abadi et al. 2016, https://arxiv.org/abs/1607.00133, Algorithm 1) on LoRA tensors, for units.
+
+A unit is what the guarantee protects: the example of one record, or the examples of one user. It is drawn as a
+whole, and has one gradient that is clipped once: with a clipped gradient a record, a user would move the sum by as
+many C as they have records (McMahan et al. 2018, https://arxiv.org/abs/1710.06963). That gradient is the mean over
+some of the unit's examples (Charles et al. 2024, https://arxiv.org/abs/2407.07737, user-level sampling). A sum
+would be as safe, but it grows with the number of records: no C would fit both users of few and users of many.
 
 Built from Opacus' per-example gradient hooks, by hand: `make_private` takes its sample rate, divisor and step
 count from the data, which would tell whether a record is there. Here they are arguments, and public.
 
 This file knows no ledger, policy or file. It does not count what it spends: the ledger did so before.
 
-An example's gradient does not depend on its companions, not even in its last bits: see `MicroBatch`.
+A unit's gradient does not depend on the other units, not even in its last bits: see `MicroBatch` and
+`mean_gradients`.
 
 Not covered: the time that a step takes follows the batch that was drawn.
 """
@@ -21,8 +28,12 @@ from typing import Any
 import torch
 from opacus.grad_sample import GradSampleHooks
 
+from client.data import Unit
 from client.entropy import Keystream
 from common.tasks import Example, Task, padded_length
+
+# Float64 numbers that the gradients of a group of units may take: 256 MiB. Memory and speed only.
+_GROUP_NUMBERS = 2**25
 
 Parameters = dict[str, torch.nn.Parameter]
 Gradients = dict[str, torch.Tensor]
@@ -41,6 +52,7 @@ class Step:
         batch_size: the expected number of units, which divides the noised sum.
         clipping_norm: C, the largest L2 norm of one unit's gradient.
         noise_multiplier: σ; the noise has standard deviation σ·C.
+        examples_per_unit: how many examples of one unit are used at most; None for all.
         max_tokens: padded tokens in a micro-batch. Memory and speed only: the sum does not depend on it.
     """
 
@@ -48,6 +60,7 @@ class Step:
     batch_size: int
     clipping_norm: float
     noise_multiplier: float
+    examples_per_unit: int | None = None
     max_tokens: int = 1024
 
 
@@ -55,7 +68,7 @@ def train(
     model: torch.nn.Module,
     parameters: Parameters,
     task: Task,
-    units: Sequence[Example | None],
+    units: Sequence[Unit],
     step: Step,
     steps: int,
     optimizer: torch.optim.Optimizer,
@@ -67,7 +80,7 @@ def train(
         model: in training mode; its LoRA layers hold `parameters`.
         parameters: the tensors to train, by name.
         task: gives each example its own loss.
-        units: one entry a record, None for a record that cannot contribute. It is drawn like any other.
+        units: the examples of each; one without examples is drawn like any other.
         step: the public numbers.
         steps: how many; an integer, never derived from the data.
         optimizer: fresh, over `parameters`; it sees noised gradients only.
@@ -75,7 +88,10 @@ def train(
     """
     with PerExampleGradients(model, parameters) as gradients:
         for _ in range(steps):
-            sample = poisson_sample(units, step.sample_rate, stream)
+            # From branches: where the noise lies in the stream depends on public numbers alone.
+            drawn = poisson_sample(units, step.sample_rate, stream.branch())
+            choices = stream.branch()
+            sample = [choose_examples(unit, step.examples_per_unit, choices) for unit in drawn]
             total = clipped_sum(gradients, task, sample, step.clipping_norm, step.max_tokens)
             noised = add_noise(total, step.noise_multiplier * step.clipping_norm, stream)
             for name, parameter in parameters.items():
@@ -84,37 +100,75 @@ def train(
             optimizer.zero_grad()
 
 
-def poisson_sample(units: Sequence[Example | None], rate: float, stream: Keystream) -> list[Example | None]:
+def poisson_sample(units: Sequence[Unit], rate: float, stream: Keystream) -> list[Unit]:
     """Each unit independently with probability `rate`; the sample may be empty."""
-    drawn = stream.uniforms(len(units)) < rate
+    drawn = stream.uniforms(len(units)) <= rate
     return [unit for unit, chosen in zip(units, drawn, strict=True) if chosen]
+
+
+def choose_examples(unit: Unit, most: int | None, stream: Keystream) -> Unit:
+    """At most so many of a unit's examples, each set of them equally likely: a partial Fisher-Yates shuffle."""
+    if most is None or len(unit) <= most:
+        return unit
+    places = list(range(len(unit)))
+    for here, uniform in enumerate(stream.uniforms(most)):
+        left = len(unit) - here
+        there = here + min(int(uniform * left), left - 1)  # the product may round up to what is left
+        places[here], places[there] = places[there], places[here]
+    return tuple(unit[place] for place in sorted(places[:most]))
 
 
 def clipped_sum(
     gradients: PerExampleGradients,
     task: Task,
-    sample: Sequence[Example | None],
+    sample: Sequence[Unit],
     clipping_norm: float,
     max_tokens: int,
 ) -> Gradients:
-    """The sum of the sample's gradients, each clipped to C, in float64. Zero for an empty sample.
+    """The sum of the units' gradients, each clipped to C, in float64. Zero for an empty sample.
 
-    A gradient that is not finite contributes zero, like a unit that is None.
+    A unit without examples contributes zero.
     """
     total = {
         name: torch.zeros(parameter.shape, dtype=torch.float64, device=parameter.device)
         for name, parameter in gradients.parameters.items()
     }
-    for batch in micro_batches(sample, max_tokens):
-        each = gradients.of(task, batch)
-        squares = torch.stack([_row_norms(gradient) for gradient in each.values()]).square().sum(0)
-        norms = squares.sqrt()
-        scale = torch.where(norms.isfinite(), (clipping_norm / norms).clamp(max=1.0), 0.0)
-        for name, gradient in each.items():
-            # Zero times infinity is NaN: rows that do not count are emptied, not only scaled.
-            gradient[scale == 0] = 0.0
-            total[name] += (scale @ gradient.flatten(1).double()).view_as(total[name])
+    size = sum(tensor.numel() for tensor in total.values())
+    for group in groups(sample, size, max_tokens):
+        means = mean_gradients(gradients, task, group, max_tokens)
+        scale = (clipping_norm / _norms(means)).clamp(max=1.0)
+        for name, mean in means.items():
+            total[name] += (scale @ mean.flatten(1)).view_as(total[name])
     return total
+
+
+def mean_gradients(
+    gradients: PerExampleGradients, task: Task, units: Sequence[Unit], max_tokens: int
+) -> Gradients:
+    """The mean of each unit's gradients; one that is not finite counts as zero, so that a mean is always finite.
+
+    A unit's gradients are added in the order of its own examples: whatever the other units are, its mean is the
+    same to the last bit on a CPU, and to float64 rounding on a GPU, which adds in any order.
+
+    Returns:
+        For each name a float64 tensor of shape (units, *parameter.shape).
+    """
+    means = {
+        name: torch.zeros((len(units), *parameter.shape), dtype=torch.float64, device=parameter.device)
+        for name, parameter in gradients.parameters.items()
+    }
+    for batch, owners in micro_batches(units, max_tokens):
+        each = gradients.of(task, batch)
+        broken = ~_norms(each).isfinite()
+        index = torch.tensor(owners, device=broken.device)
+        for name, gradient in each.items():
+            # Zero times infinity is NaN: rows that do not count are emptied, not scaled.
+            gradient[broken] = 0.0
+            means[name].index_add_(0, index, gradient.double())
+    for mean in means.values():
+        counts = torch.tensor([max(1, len(unit)) for unit in units], dtype=torch.float64, device=mean.device)
+        mean.div_(counts.view(-1, *[1] * (mean.dim() - 1)))
+    return means
 
 
 def add_noise(total: Gradients, deviation: float, stream: Keystream) -> Gradients:
@@ -147,14 +201,41 @@ class MicroBatch:
     rows: int
 
 
-def micro_batches(sample: Sequence[Example | None], max_tokens: int) -> Iterator[MicroBatch]:
-    """The sample in groups of like length, each of `max_tokens` padded tokens, at least one row."""
-    usable = sorted((unit for unit in sample if unit is not None), key=len)
-    for length, group in itertools.groupby(usable, key=lambda example: padded_length(len(example))):
-        rows = max(1, max_tokens // length)
-        examples = tuple(group)
-        for start in range(0, len(examples), rows):
-            yield MicroBatch(examples[start : start + rows], length, rows)
+def micro_batches(units: Sequence[Unit], max_tokens: int) -> Iterator[tuple[MicroBatch, list[int]]]:
+    """All examples, those of like length together, each batch of `max_tokens` padded tokens, at least one row.
+
+    Yields:
+        A batch, and for each of its examples the place of its unit.
+    """
+    every = [(example, owner) for owner, unit in enumerate(units) for example in unit]
+    every.sort(key=lambda item: len(item[0]))
+    for length, group in itertools.groupby(every, key=lambda item: padded_length(len(item[0]))):
+        rows = _rows(length, max_tokens)
+        items = list(group)
+        for start in range(0, len(items), rows):
+            examples, owners = zip(*items[start : start + rows], strict=True)
+            yield MicroBatch(examples, length, rows), list(owners)
+
+
+def groups(sample: Sequence[Unit], size: int, max_tokens: int) -> Iterator[list[Unit]]:
+    """The units that have examples, in groups whose gradients are held in memory together.
+
+    Args:
+        sample: a user may have hundreds of examples, and there may be many users.
+        size: numbers in one gradient.
+        max_tokens: padded tokens in a micro-batch. A group has a multiple of its rows.
+    """
+    usable = sorted((unit for unit in sample if unit), key=lambda unit: max(map(len, unit)))
+    start = 0
+    while start < len(usable):
+        rows = _rows(padded_length(max(map(len, usable[start]))), max_tokens)
+        count = rows * max(1, _GROUP_NUMBERS // (rows * size))
+        yield usable[start : start + count]
+        start += count
+
+
+def _rows(length: int, max_tokens: int) -> int:
+    return max(1, max_tokens // length)
 
 
 class PerExampleGradients:
@@ -209,7 +290,9 @@ class PerExampleGradients:
         return gradients
 
 
-def _row_norms(gradient: torch.Tensor) -> torch.Tensor:
-    """The L2 norm of each example's gradient of one tensor, in float64, where float32 would overflow."""
-    norms: torch.Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
-    return norms
+def _norms(each: Gradients) -> torch.Tensor:
+    """The L2 norm of each row over all tensors together, in float64, where float32 would overflow."""
+    norms = [
+        torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64) for gradient in each.values()
+    ]
+    return torch.stack(norms).square().sum(0).sqrt()

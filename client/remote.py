@@ -15,7 +15,7 @@ from client import vault_pb2 as pb
 from client import vault_pb2_grpc as stubs
 from client.wire import MESSAGE_LIMIT, PIECE_BYTES, Assembly, grpc_address, split
 from common.errors import Refused
-from common.protocol import REASONS, Description, Release, Statement, TrainRequest
+from common.protocol import REASONS, Description, Head, Release, Statement, TrainRequest, head_text
 
 _QUERY_SECONDS = 30.0
 _RETRY_SECONDS = 0.3
@@ -113,6 +113,7 @@ def _head(request: TrainRequest) -> pb.TrainHead:
             plan=request.plan,
             fingerprint=request.fingerprint,
             adapter_size=len(request.adapter),
+            seen=head_text(request.seen),
         )
     except ValueError:
         raise Refused("malformed-request", "the request's values are not of their types") from None
@@ -142,15 +143,17 @@ def _parts(head: pb.TrainHead, adapter: bytes) -> Iterator[pb.TrainPart]:
 
 def _read_release(parts: Iterator[pb.ReleasePart]) -> Release:
     update: Assembly | None = None
+    head: Head | None = None
     for part in parts:
         _raise_refusal(part)
-        if part.WhichOneof("part") == "size":
-            update = Assembly(part.size)
+        if part.WhichOneof("part") == "head":
+            update = Assembly(part.head.size)
+            head = Head.from_json(part.head.ledger_head) if part.head.ledger_head else None
         elif update is not None:
             update.add(part.data)
     if update is None:
         raise Refused("vault-unavailable", "the vault gave no answer")
-    return Release(update.complete())
+    return Release(update.complete(), head)
 
 
 def _raise_refusal(reply: Any) -> None:

@@ -25,7 +25,7 @@ from client import vault_pb2_grpc as stubs
 from client.refusal import refusal_for
 from client.wire import MESSAGE_LIMIT, Assembly, check_socket_path, grpc_address, split
 from common.errors import InputError, Refused
-from common.protocol import Participant, Release, TrainRequest
+from common.protocol import Head, Participant, Release, TrainRequest, head_text
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ class VaultService(stubs.VaultServicer):
             return
         if release is None:
             return
-        yield pb.ReleasePart(size=len(release.update))
+        head = pb.ReleaseHead(size=len(release.update), ledger_head=head_text(release.head))
+        yield pb.ReleasePart(head=head)
         for piece in split(release.update):
             yield pb.ReleasePart(data=piece)
 
@@ -180,7 +181,11 @@ def _read_request(parts: Iterator[pb.TrainPart]) -> TrainRequest:
             raise Refused("malformed-request", "the parts should be one head and then data")
     if head is None:
         raise Refused("malformed-request", "the request is empty")
-    return TrainRequest(head.run, head.round, head.plan, head.fingerprint, adapter.complete())
+    try:
+        seen = Head.from_json(head.seen) if head.seen else None
+    except ValueError:
+        raise Refused("malformed-request", "the ledger head that came back cannot be read") from None
+    return TrainRequest(head.run, head.round, head.plan, head.fingerprint, adapter.complete(), seen)
 
 
 def _refusal(error: Exception, task: str) -> pb.Refusal:

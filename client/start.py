@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from client.data import group_by_user
 from client.entropy import Entropy
 from client.ledger import Ledger
 from client.organization import Organization
@@ -22,7 +23,8 @@ from common.errors import InputError
 from common.lock import Held, exclusive
 from common.model import LoraModel
 from common.protocol import SAME_USER, SEPARATE_USERS
-from common.records import read_records
+from common.records import Record, read_records
+from common.signing import StatementKey
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +51,10 @@ def serve_vault(organization: Organization, entropy: Entropy, ready: Callable[[s
     ledger_path = organization.path(section.ledger)
     make_socket_folder(socket, section.group)
     with _held(ledger_path, "vault.ledger"), _held(socket, "vault.socket"):
-        vault, records = _open_vault(organization, ledger_path, entropy)
+        vault, held = _open_vault(organization, ledger_path, entropy)
         server = VaultServer(vault, socket, section.group)
         server.start()
-        ready(f"{organization.name}: the vault answers at {socket} for {records} records")
+        ready(f"{organization.name}: the vault answers at {socket} for {held}")
         told.get()
         if not server.stop():
             _log.warning("a training is cut off; it was charged already and is made again when it is asked for")
@@ -61,7 +63,7 @@ def serve_vault(organization: Organization, entropy: Entropy, ready: Callable[[s
             os._exit(0)
 
 
-def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy) -> tuple[Vault, int]:
+def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy) -> tuple[Vault, str]:
     device = _device(organization.vault.device)
     for name, folder in organization.models.items():
         if not (organization.path(folder) / "config.json").is_file():
@@ -69,12 +71,33 @@ def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy)
                 f"models.{name!r} = {folder!r}: it should be the folder of a model in Hugging Face format"
             )
     records = read_records(organization.path(organization.data.train))
-    ledger = Ledger(ledger_path, organization.name, organization.data.unit)
+    held = _held_records(records, organization)
+    ledger = Ledger(
+        ledger_path,
+        organization.name,
+        organization.data.unit,
+        StatementKey.read(organization.path(organization.vault.statement_key)),
+        composition=organization.policy.composition,
+    )
     boundary = SAME_USER if organization.vault.group is None else SEPARATE_USERS
     vault = Vault(
         organization, records, ledger, lambda folder, plan: LoraModel(folder, plan, device), entropy, boundary
     )
-    return vault, len(records)
+    return vault, held
+
+
+def _held_records(records: list[Record], organization: Organization) -> str:
+    """What is held, for the operator's own terminal. A misspelt field would otherwise train nobody, at full ε."""
+    field = organization.data.user_field
+    if field is None:
+        return f"{len(records)} records"
+    users = group_by_user(records, field)
+    if not users:
+        raise InputError(
+            f"data.user_field = {field!r}: none of the {len(records)} records has such a field (a text or integer)"
+        )
+    nobody = len(records) - sum(map(len, users))
+    return f"{len(records)} records of {len(users)} users" + (f" ({nobody} belong to no user)" if nobody else "")
 
 
 @contextmanager

@@ -7,20 +7,24 @@ No refusal depends on a record.
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
+import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from client.approval import Approvals
 from client.data import EncodedRecords, encode
 from client.entropy import Entropy
-from client.ledger import Ledger, Reservation
+from client.ledger import Ledger
 from client.organization import Organization
-from client.policy import run_mechanism
+from client.policy import lifetime_cap, run_mechanism
 from client.private import GuaranteeError, Step, train
+from client.reservation import Reservation
 from client.verification import verify_training
-from common.accounting import epsilon, total
+from common.accounting import epsilon
 from common.adapter import Adapter, AdapterError, from_bytes, subtract, to_bytes
 from common.errors import InputError, Refused
 from common.model import LoraModel
@@ -87,27 +91,28 @@ class Vault:
 
         Raises:
             Refused: with a reason code of `common.protocol.REASONS`; nothing was released.
+            sqlite3.Error: the ledger cannot be written, on a full disk for instance; nothing was released.
         """
         plan = self._read_plan(request)
+        self._ledger.check_seen(request.seen)
         stored = self._ledger.released(request.run, request.round, request.digest())
         if stored is not None:
-            return Release(stored)
+            return Release(stored, self._ledger.head)
+        self._check_approved(request, plan)
         reservation = self._reservation(request, plan)
         prepared = self._prepare(plan, request.fingerprint)
         adapter = self._read_adapter(request, prepared.model)
         # A run keeps the mechanism that it was charged for, also if the policy has changed since.
-        charged = self._ledger.reserve(reservation, self._cap())
+        charged = self._ledger.reserve(reservation, lifetime_cap(self._organization))
         try:
             update = self._train(plan, charged, prepared, adapter, request)
         except Exception:
             # Whatever it is, its text stays at home: it may hold values of records.
             _log.exception("round %d of %s failed", request.round, request.run)
             raise Refused("training-failed", f"round {request.round} of {request.run}") from None
-        release = Release(to_bytes(update))
-        self._ledger.settle(
-            request.run, request.round, request.digest(), plan.training.local_steps, release.update
-        )
-        return release
+        released = to_bytes(update)
+        self._ledger.settle(request.run, request.round, request.digest(), plan.training.local_steps, released)
+        return Release(released, self._ledger.head)
 
     def statement(self, run: str) -> Statement:
         """What a run costs this organization, from the ledger.
@@ -118,9 +123,8 @@ class Vault:
         reservation = self._ledger.find(run)
         if reservation is None:
             raise Refused("malformed-request", f"run {run[:80]} was never reserved here")
-        data, policy = self._organization.data, self._organization.policy
-        spent = float(total(cost for cost, _ in self._ledger.spent_by_run()))
-        return Statement(
+        data, cap = self._organization.data, lifetime_cap(self._organization)
+        statement = Statement(
             organization=self._organization.name,
             run=run,
             plan=reservation.plan,
@@ -130,12 +134,21 @@ class Vault:
             mechanisms=(reservation.mechanism,),
             epsilon=reservation.epsilon,
             delta=reservation.delta,
-            lifetime=Lifetime(spent, policy.max_epsilon, policy.max_delta),
+            lifetime=Lifetime(cap.spent(self._ledger.spent()), cap.epsilon, cap.delta, cap.accountant),
             boundary=self._boundary,
+            versions=_versions(),
+            head=self._ledger.head,
+            key=self._ledger.public_key,
         )
+        return replace(statement, signature=self._ledger.sign(statement.signed_bytes()))
 
-    def _cap(self) -> tuple[float, float]:
-        return self._organization.policy.max_epsilon, self._organization.policy.max_delta
+    def _check_approved(self, request: TrainRequest, plan: Plan) -> None:
+        """A run that was charged goes on, also when the approval of its plan was taken back."""
+        policy = self._organization.policy
+        if policy.plans == "any-within-policy" or self._ledger.find(request.run) is not None:
+            return
+        if plan not in Approvals(self._organization.path(policy.approvals)):
+            raise Refused("plan-not-approved", f"plan {plan.name}, digest {plan.digest()[:12]}")
 
     def _read_plan(self, request: TrainRequest) -> Plan:
         try:
@@ -172,7 +185,11 @@ class Vault:
                 model = self._load_model(folder, plan)
                 task = make_task(plan.task, model.tokenizer)
             except InputError as error:
-                raise Refused("policy", str(error)) from None
+                # Its text may name folders of this machine.
+                _log.error("%s", error)
+                raise Refused(
+                    "policy", f"model.base = {plan.model.base!r} cannot be used here with this plan"
+                ) from None
             _check_fingerprint(model, fingerprint)
             try:
                 tolerance = _GRADIENT_TOLERANCE[plan.model.dtype]
@@ -180,7 +197,7 @@ class Vault:
             except GuaranteeError as error:
                 # It was found on made-up examples, so that its text may leave.
                 raise Refused("not-trainable", str(error)) from None
-            prepared = _Prepared(model, task, encode(self._records, task))
+            prepared = _Prepared(model, task, encode(self._records, task, self._organization.data.user_field))
             # One model at a time: what an earlier plan needed is let go.
             self._prepared = {key: prepared}
         _check_fingerprint(prepared.model, fingerprint)
@@ -203,6 +220,7 @@ class Vault:
             batch_size=plan.training.batch_size,
             clipping_norm=plan.privacy.clipping_norm,
             noise_multiplier=charged.mechanism.noise_multiplier,
+            examples_per_unit=plan.privacy.records_per_user,
             max_tokens=self._organization.vault.max_tokens,
         )
         train(
@@ -216,6 +234,11 @@ class Vault:
             self._entropy.stream(self._organization.name, request.run, request.round),
         )
         return subtract(model.adapter(), adapter)
+
+
+def _versions() -> dict[str, str]:
+    names = ("sotto", "opacus", "torch", "peft", "transformers")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 
 
 def _model_key(plan: Plan) -> str:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x63lient/vault.proto\x12\x0esotto.vault.v1\"\'\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"F\n\x0b\x44\x65scription\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\x13\n\x0bpublic_size\x18\x03 \x01(\x04\"y\n\rDescribeReply\x12\x32\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x1b.sotto.vault.v1.DescriptionH\x00\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x08\n\x06\x61nswer\"N\n\tTrainPart\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x19.sotto.vault.v1.TrainHeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"`\n\tTrainHead\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04plan\x18\x03 \x01(\x0c\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x14\n\x0c\x61\x64\x61pter_size\x18\x05 \x01(\x04\"a\n\x0bReleasePart\x12\x0e\n\x04size\x18\x01 \x01(\x04H\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x06\n\x04part\"\x1f\n\x10StatementRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"[\n\x0eStatementReply\x12\x13\n\tstatement\x18\x01 \x01(\tH\x00\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x08\n\x06\x61nswer2\xe7\x01\n\x05Vault\x12J\n\x08\x44\x65scribe\x12\x1f.sotto.vault.v1.DescribeRequest\x1a\x1d.sotto.vault.v1.DescribeReply\x12\x43\n\x05Train\x12\x19.sotto.vault.v1.TrainPart\x1a\x1b.sotto.vault.v1.ReleasePart(\x01\x30\x01\x12M\n\tStatement\x12 .sotto.vault.v1.StatementRequest\x1a\x1e.sotto.vault.v1.StatementReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x63lient/vault.proto\x12\x0esotto.vault.v1\"\'\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"F\n\x0b\x44\x65scription\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\x13\n\x0bpublic_size\x18\x03 \x01(\x04\"y\n\rDescribeReply\x12\x32\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x1b.sotto.vault.v1.DescriptionH\x00\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x08\n\x06\x61nswer\"N\n\tTrainPart\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x19.sotto.vault.v1.TrainHeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"n\n\tTrainHead\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04plan\x18\x03 \x01(\x0c\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x14\n\x0c\x61\x64\x61pter_size\x18\x05 \x01(\x04\x12\x0c\n\x04seen\x18\x06 \x01(\t\"0\n\x0bReleaseHead\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x13\n\x0bledger_head\x18\x02 \x01(\t\"~\n\x0bReleasePart\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1b.sotto.vault.v1.ReleaseHeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x06\n\x04part\"\x1f\n\x10StatementRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"[\n\x0eStatementReply\x12\x13\n\tstatement\x18\x01 \x01(\tH\x00\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x08\n\x06\x61nswer2\xe7\x01\n\x05Vault\x12J\n\x08\x44\x65scribe\x12\x1f.sotto.vault.v1.DescribeRequest\x1a\x1d.sotto.vault.v1.DescribeReply\x12\x43\n\x05Train\x12\x19.sotto.vault.v1.TrainPart\x1a\x1b.sotto.vault.v1.ReleasePart(\x01\x30\x01\x12M\n\tStatement\x12 .sotto.vault.v1.StatementRequest\x1a\x1e.sotto.vault.v1.StatementReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,13 +42,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINPART']._serialized_start=293
   _globals['_TRAINPART']._serialized_end=371
   _globals['_TRAINHEAD']._serialized_start=373
-  _globals['_TRAINHEAD']._serialized_end=469
-  _globals['_RELEASEPART']._serialized_start=471
-  _globals['_RELEASEPART']._serialized_end=568
-  _globals['_STATEMENTREQUEST']._serialized_start=570
-  _globals['_STATEMENTREQUEST']._serialized_end=601
-  _globals['_STATEMENTREPLY']._serialized_start=603
-  _globals['_STATEMENTREPLY']._serialized_end=694
-  _globals['_VAULT']._serialized_start=697
-  _globals['_VAULT']._serialized_end=928
+  _globals['_TRAINHEAD']._serialized_end=483
+  _globals['_RELEASEHEAD']._serialized_start=485
+  _globals['_RELEASEHEAD']._serialized_end=533
+  _globals['_RELEASEPART']._serialized_start=535
+  _globals['_RELEASEPART']._serialized_end=661
+  _globals['_STATEMENTREQUEST']._serialized_start=663
+  _globals['_STATEMENTREQUEST']._serialized_end=694
+  _globals['_STATEMENTREPLY']._serialized_start=696
+  _globals['_STATEMENTREPLY']._serialized_end=787
+  _globals['_VAULT']._serialized_start=790
+  _globals['_VAULT']._serialized_end=1021
 # @@protoc_insertion_point(module_scope)

@@ -43,28 +43,38 @@ class TrainPart(_message.Message):
     def __init__(self, head: _Optional[_Union[TrainHead, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class TrainHead(_message.Message):
-    __slots__ = ("run", "round", "plan", "fingerprint", "adapter_size")
+    __slots__ = ("run", "round", "plan", "fingerprint", "adapter_size", "seen")
     RUN_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
     run: str
     round: int
     plan: bytes
     fingerprint: str
     adapter_size: int
-    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., plan: _Optional[bytes] = ..., fingerprint: _Optional[str] = ..., adapter_size: _Optional[int] = ...) -> None: ...
+    seen: str
+    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., plan: _Optional[bytes] = ..., fingerprint: _Optional[str] = ..., adapter_size: _Optional[int] = ..., seen: _Optional[str] = ...) -> None: ...
+
+class ReleaseHead(_message.Message):
+    __slots__ = ("size", "ledger_head")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_HEAD_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    ledger_head: str
+    def __init__(self, size: _Optional[int] = ..., ledger_head: _Optional[str] = ...) -> None: ...
 
 class ReleasePart(_message.Message):
-    __slots__ = ("size", "data", "refusal")
-    SIZE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("head", "data", "refusal")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
-    size: int
+    head: ReleaseHead
     data: bytes
     refusal: Refusal
-    def __init__(self, size: _Optional[int] = ..., data: _Optional[bytes] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+    def __init__(self, head: _Optional[_Union[ReleaseHead, _Mapping]] = ..., data: _Optional[bytes] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
 
 class StatementRequest(_message.Message):
     __slots__ = ("run",)

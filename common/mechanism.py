@@ -49,5 +49,5 @@ class Mechanism:
             raise ValueError(f"unknown kind of mechanism: {values.get('kind')!r}")
         try:
             return cls(values["sample_rate"], values["noise_multiplier"], values["steps"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a mechanism: {values!r}") from error

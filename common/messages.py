@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from common.adapter import Adapter, Shapes, from_bytes, to_bytes
 from common.errors import Refused
 from common.plan import NAME_PATTERN
-from common.protocol import REASONS, Description, Release, Statement, TrainRequest
+from common.protocol import REASONS, Description, Head, Release, Statement, TrainRequest, head_text
 
 DESCRIBE = "query.describe"
 TRAIN = "train"
@@ -31,7 +31,13 @@ class MessageError(ValueError):
 def pack_train(request: TrainRequest) -> RecordDict:
     """A train request as message content."""
     head = ConfigRecord(
-        {"run": request.run, "round": request.round, "plan": request.plan, "model": request.fingerprint}
+        {
+            "run": request.run,
+            "round": request.round,
+            "plan": request.plan,
+            "model": request.fingerprint,
+            "seen": head_text(request.seen),
+        }
     )
     return RecordDict({_HEAD: head, _BODY: _array_record(request.adapter)})
 
@@ -44,18 +50,20 @@ def unpack_train(content: RecordDict) -> TrainRequest:
         plan=_value(content, "plan", bytes),
         fingerprint=_value(content, "model", str),
         adapter=_bytes(content),
+        seen=_ledger_head(_value(content, "seen", str)),
     )
 
 
 def pack_release(release: Release) -> RecordDict:
     """A release as message content."""
-    return RecordDict({_HEAD: ConfigRecord({"answer": "release"}), _BODY: _array_record(release.update)})
+    head = ConfigRecord({"answer": "release", "head": head_text(release.head)})
+    return RecordDict({_HEAD: head, _BODY: _array_record(release.update)})
 
 
 def unpack_release(content: RecordDict) -> Release:
     """The inverse of `pack_release`; a refusal raises `Refused`."""
     _raise_refusal(content)
-    return Release(_bytes(content))
+    return Release(_bytes(content), _ledger_head(_value(content, "head", str)))
 
 
 def pack_query(run: str = "") -> RecordDict:
@@ -134,6 +142,13 @@ def array_bytes(arrays: ArrayRecord) -> bytes:
     if (array.dtype, array.stype) != ("uint8", "safetensors") or tuple(array.shape) != (len(array.data),):
         raise MessageError("the adapter is not safetensors bytes")
     return bytes(array.data)
+
+
+def _ledger_head(text: str) -> Head | None:
+    try:
+        return Head.from_json(text) if text else None
+    except ValueError:
+        raise MessageError("the message holds no ledger head") from None
 
 
 def _raise_refusal(content: RecordDict) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +76,18 @@ class LoraModel:
     def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The live parameters that training changes, by adapter name, in the order of the names."""
         return {name: self._parameters[name] for name in self.trained_shapes}
+
+
+def trained_coordinates(plan: Plan) -> int | None:
+    """How many numbers a plan trains; None if its base model is no folder here.
+
+    Raises:
+        InputError: the folder cannot be loaded, or the plan's LoRA does not fit it.
+    """
+    source = plan.base_folder()
+    if not Path(source).is_dir():
+        return None
+    return sum(math.prod(shape) for shape in LoraModel(source, plan).trained_shapes.values())
 
 
 def load_base(source: str, dtype: str) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.settings import Section, SettingsFile, validate
 
 # The accountant's time grows with the steps; a request must not keep a vault busy for hours.
-_MOST_STEPS = 20_000
+MOST_STEPS = 20_000
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -87,7 +87,8 @@ class Training(Section):
     local_steps: PositiveInt = 4
     """DP-SGD steps of an organization in a round."""
     batch_size: PositiveInt = Field(examples=[256])
-    """Expected units in a step of one organization: public. The sample rate is this / public_size."""
+    """Expected units (examples, or users) in a step of one organization: public. The sample rate is this /
+    public_size."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Of the organization's optimizer, in the first round."""
     schedule: Literal["constant", "linear"] = "constant"
@@ -107,8 +108,8 @@ class Training(Section):
     @model_validator(mode="after")
     def _steps_can_be_accounted(self) -> Training:
         steps = self.rounds * self.local_steps
-        if steps > _MOST_STEPS:
-            raise ValueError(f"rounds × local_steps = {steps} should be at most {_MOST_STEPS}")
+        if steps > MOST_STEPS:
+            raise ValueError(f"rounds × local_steps = {steps} should be at most {MOST_STEPS}")
         return self
 
 
@@ -134,14 +135,26 @@ class Aggregation(Section):
 class Privacy(Section):
     """What the run costs each organization. Each vault computes its own noise from these."""
 
-    unit: Literal["example"] = "example"
-    """What is protected: one record, added or removed."""
+    unit: Literal["example", "user"] = "example"
+    """What is protected, added or removed: "example" is one record, "user" is one user with all their records.
+    Organizations with the other unit refuse. With "user", public_size and batch_size count users."""
+    records_per_user: PositiveInt | None = Field(default=None, examples=[16])
+    """With unit = "user", and only then: records of a user in a step at most, chosen anew in each step. A user
+    counts as one however many they are: more cost time, not ε, and give a truer gradient of the user."""
     epsilon: float = Field(gt=0, le=20, examples=[8.0])
     """ε of this run, for each organization. Above 10 it protects little."""
     delta: float = Field(gt=0, lt=1, examples=[1e-5])
     """δ of this run; must be below 1 / public_size of every organization."""
     clipping_norm: float = Field(default=1.0, gt=0)
-    """C: no record's gradient has a larger L2 norm."""
+    """C: no unit's gradient has a larger L2 norm."""
+
+    @model_validator(mode="after")
+    def _only_users_have_records(self) -> Privacy:
+        if self.unit == "user" and self.records_per_user is None:
+            raise ValueError('records_per_user is missing: unit = "user" needs it, 1 or more')
+        if self.unit != "user" and self.records_per_user is not None:
+            raise ValueError(f'records_per_user = {self.records_per_user} needs unit = "user"')
+        return self
 
 
 class Evaluation(Section):
@@ -162,6 +175,9 @@ class Simulation(Section):
     """iid: at random. dirichlet: by the values of `field`, unevenly. field: one organization a value."""
     field: str | None = None
     """The record field for "dirichlet" and "field"."""
+    user_field: str | None = Field(default=None, min_length=1, examples=["user"])
+    """The record field that names the user (text or integer): with privacy.unit = "user", and only then. All
+    records of a user are dealt to one organization; "dirichlet" goes by the field of the user's first record."""
     organizations: PositiveInt = 4
     """How many, for "iid" and "dirichlet"."""
     alpha: float = Field(default=0.5, gt=0)
@@ -195,6 +211,12 @@ class Plan(SettingsFile):
             )
         return self
 
+    @model_validator(mode="after")
+    def _only_users_have_a_field(self) -> Plan:
+        if self.simulation.user_field is not None and self.privacy.unit != "user":
+            raise ValueError(f'simulation.user_field = {self.simulation.user_field!r} needs privacy.unit = "user"')
+        return self
+
     @classmethod
     def from_canonical(cls, data: bytes) -> Plan:
         """The plan whose `canonical` bytes these are; sections outside the agreement are at their defaults.
@@ -218,8 +240,8 @@ class Plan(SettingsFile):
         return plan
 
     def agreement(self) -> dict[str, Any]:
-        """The sections that bind every participant, defaults filled in."""
-        return self.model_dump(mode="json", exclude={"evaluation", "simulation"})
+        """The sections that bind every participant, defaults filled in; keys without a value are left out."""
+        return self.model_dump(mode="json", exclude={"evaluation", "simulation"}, exclude_none=True)
 
     def canonical(self) -> bytes:
         """The agreement as JSON: sorted keys, no spaces, UTF-8. Equal agreements have equal bytes."""

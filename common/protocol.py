@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 from common.mechanism import Mechanism
+from common.signing import signable
 
 # What separates the records from the network, as statements say it. A simulated organization's begins so:
 SIMULATED = "simulation: one process"
 SAME_USER = "same user"
 SEPARATE_USERS = "separate users"
+
+# No number of a statement or a ledger head is larger; a longer integer would not fit a float.
+_LARGEST = 1e15
+_LARGEST_DELTA = 0.9
+# The noise multiplier of a vault is a multiple of this.
+_LEAST_NOISE = 0.001
 
 REASONS = {
     "malformed-request": "the request cannot be read",
@@ -27,6 +33,8 @@ REASONS = {
     "plan-changed": "the run was reserved with another plan",
     "policy": "the plan asks for more than the organization's policy allows",
     "budget": "the lifetime budget does not cover the run",
+    "ledger-behind": "the vault's ledger lacks an entry that the vault itself signed",
+    "plan-not-approved": "the organization has not approved the plan",
     "round-conflict": "the round was answered before, for another request",
     "not-trainable": "the model's per-example gradients are not exact; the noise would not protect a record",
     "training-failed": "training could not be done; the cause is in the organization's own log",
@@ -34,6 +42,50 @@ REASONS = {
     "vault-unavailable": "the organization's vault does not answer its relay",
     "app-not-allowed": "the Flower app of the run holds code or is not Sotto's own",
 }
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest entry of an organization's ledger, as the vault shows it.
+
+    Attributes:
+        data_set: the id that the ledger gave to its data.
+        number: of the entry.
+        digest: over the entry and all before it, in hexadecimal.
+        signature: of the organization's statement key; empty in a simulation.
+    """
+
+    data_set: str
+    number: int
+    digest: str
+    signature: str
+
+    def signed_bytes(self) -> bytes:
+        """What the signature is over."""
+        return signable("ledger head", {key: value for key, value in asdict(self).items() if key != "signature"})
+
+    def to_json(self) -> str:
+        """As it is sent."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Head:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: it is not a head.
+        """
+        try:
+            head = cls(**json.loads(text))
+        except (TypeError, RecursionError) as error:
+            raise ValueError(f"not a ledger head: {error}") from None
+        _check_types(head)
+        return head
+
+
+def head_text(head: Head | None) -> str:
+    """A ledger head as text; empty for none."""
+    return "" if head is None else head.to_json()
 
 
 @dataclass(frozen=True)
@@ -46,6 +98,7 @@ class TrainRequest:
         plan: canonical bytes of the plan's agreement.
         fingerprint: of the coordinator's base model.
         adapter: safetensors bytes of the tensors that the plan trains.
+        seen: the newest head of this organization's ledger that the coordinator was shown, in any run.
     """
 
     run: str
@@ -53,9 +106,10 @@ class TrainRequest:
     plan: bytes
     fingerprint: str
     adapter: bytes
+    seen: Head | None = None
 
     def digest(self) -> str:
-        """SHA-256 of the whole request; with run and round it is the round's key."""
+        """SHA-256 of all but `seen`; with run and round it is the round's key."""
         head = json.dumps([self.run, self.round, self.fingerprint, len(self.plan), len(self.adapter)])
         digest = hashlib.sha256(head.encode() + b"\n" + self.plan)
         digest.update(self.adapter)
@@ -64,9 +118,15 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class Release:
-    """A noised update: safetensors bytes of the trained tensors, new minus old. Its size is public."""
+    """A noised update: safetensors bytes of the trained tensors, new minus old. Its size is public.
+
+    Attributes:
+        update: the bytes.
+        head: of the ledger, after the release was settled.
+    """
 
     update: bytes
+    head: Head | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +151,7 @@ class Lifetime:
     epsilon_spent: float
     max_epsilon: float
     delta: float
-    accountant: str = "basic-composition-filter"
+    accountant: str
 
 
 @dataclass(frozen=True)
@@ -103,6 +163,11 @@ class Statement:
         plan: digest of the plan's agreement.
         mechanisms: all that was reserved for the run; anyone recomputes ε from them.
         boundary: what separates the records from the network.
+        versions: of the software that made the releases.
+        head: of the ledger when the statement was made.
+        key: public half of the organization's statement key. Whoever checks a statement takes the key that the
+            organization registered, not this one.
+        signature: over everything else; empty in a simulation.
     """
 
     organization: str
@@ -116,8 +181,18 @@ class Statement:
     delta: float
     lifetime: Lifetime
     boundary: str
+    versions: dict[str, str]
+    head: Head
+    key: str = ""
+    signature: str = ""
     adjacency: str = "add-remove"
     accountant: str = "prv"
+
+    def signed_bytes(self) -> bytes:
+        """What the signature is over."""
+        values = self.to_dict()
+        del values["signature"]
+        return signable("statement", values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as it is stored and sent."""
@@ -133,24 +208,51 @@ class Statement:
         try:
             mechanisms = tuple(Mechanism.from_dict(item) for item in values["mechanisms"])
             lifetime = Lifetime(**values["lifetime"])
-            statement = cls(**{**values, "mechanisms": mechanisms, "lifetime": lifetime})
-        except (KeyError, TypeError) as error:
+            head = Head(**values["head"])
+            versions = dict(values["versions"].items())
+            if not versions or not all(isinstance(text, str) for text in (*versions, *versions.values())):
+                raise ValueError("not a statement: versions are no names and texts")
+            parts = {"mechanisms": mechanisms, "lifetime": lifetime, "head": head, "versions": versions}
+            statement = cls(**{**values, **parts})
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a statement: {error}") from None
-        _check_types(statement)
-        _check_types(lifetime)
+        for part in (statement, lifetime, head):
+            _check_types(part)
+        _check_ranges(statement)
         return statement
 
 
-def _check_types(part: Statement | Lifetime) -> None:
+def _check_types(part: Statement | Lifetime | Head) -> None:
     """Texts are texts; numbers are finite and not negative: what comes from outside may be anything."""
     for field in fields(part):
         value, wanted = getattr(part, field.name), field.type
-        if wanted == "str" and not isinstance(value, str):
+        if wanted == "str" and not (isinstance(value, str) and _is_text(value)):
             raise ValueError(f"not a statement: {field.name} is no text")
         if wanted in ("int", "float"):
             kinds = (int,) if wanted == "int" else (int, float)
-            if type(value) not in kinds or not math.isfinite(value) or value < 0:
+            if type(value) not in kinds or not 0 <= value <= _LARGEST:
                 raise ValueError(f"not a statement: {field.name} is no such number")
+
+
+def _check_ranges(statement: Statement) -> None:
+    """What ε is recomputed from can be computed with, and what is shown can be written down."""
+    if len(statement.mechanisms) != 1:
+        raise ValueError(f"not a statement: {len(statement.mechanisms)} mechanisms; a run has one")
+    if not (0 < statement.delta <= _LARGEST_DELTA and 0 < statement.lifetime.delta <= 1):
+        raise ValueError("not a statement: delta is no such number")
+    if statement.mechanisms[0].steps > _LARGEST or statement.mechanisms[0].noise_multiplier < _LEAST_NOISE:
+        raise ValueError("not a statement: a mechanism that no vault can have")
+    if not all(_is_text(text) for pair in statement.versions.items() for text in pair):
+        raise ValueError("not a statement: versions is no text")
+
+
+def _is_text(value: str) -> bool:
+    """Half a surrogate pair passes JSON, but is no text and cannot be stored."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Participant(Protocol):

@@ -11,7 +11,14 @@ from common.plan import Plan
 from server.run_directory import RunDirectory, RunInfo, new_run_id
 
 
-def start_run(plan: Plan, out: Path, private: bool, model: LoraModel, run: str | None = None) -> RunDirectory:
+def start_run(
+    plan: Plan,
+    out: Path,
+    private: bool,
+    model: LoraModel,
+    run: str | None = None,
+    registry: Path | None = None,
+) -> RunDirectory:
     """A new run directory with the adapter of round 0.
 
     Args:
@@ -20,6 +27,7 @@ def start_run(plan: Plan, out: Path, private: bool, model: LoraModel, run: str |
         private: False only for a simulation without privacy.
         model: the base model with the plan's LoRA layers.
         run: the run's id; one is made if it is missing.
+        registry: folder of the registered organizations; None in a simulation.
     """
     info = RunInfo(
         run=run or new_run_id(plan.name),
@@ -28,6 +36,7 @@ def start_run(plan: Plan, out: Path, private: bool, model: LoraModel, run: str |
         fingerprint=model.fingerprint,
         shapes=dict(model.shapes),
         private=private,
+        registry=str(registry) if registry else None,
     )
     start = {
         name: tensor

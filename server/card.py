@@ -78,7 +78,7 @@ def adapter_card(plan: Plan, info: RunInfo, rounds: Sequence[RoundLine], report:
         method=plan.aggregation.method,
         rounds=plan.training.rounds,
         steps=plan.training.local_steps,
-        batch=plan.training.batch_size,
+        batch=_batch(plan),
         optimizer=plan.training.optimizer,
         rate=plan.training.learning_rate,
         schedule=plan.training.schedule,
@@ -86,6 +86,12 @@ def adapter_card(plan: Plan, info: RunInfo, rounds: Sequence[RoundLine], report:
         fingerprint=info.fingerprint,
         metrics=_metrics_table(rounds),
     )
+
+
+def _batch(plan: Plan) -> str:
+    if plan.privacy.unit == "user":
+        return f"{plan.training.batch_size} users, at most {plan.privacy.records_per_user} records of each"
+    return f"{plan.training.batch_size} examples"
 
 
 def _privacy_table(organizations: list[dict[str, Any]]) -> str:

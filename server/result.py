@@ -17,6 +17,7 @@ from common.plan import Plan
 from common.protocol import Statement
 from common.report import build_report
 from server.card import adapter_card
+from server.page import write_page
 from server.run_directory import RunDirectory
 
 _MERGE_TOLERANCE = 1e-3
@@ -34,8 +35,13 @@ def write_result(directory: RunDirectory, model: LoraModel, adapter: Adapter) ->
         The privacy report.
     """
     statements: Sequence[Statement] = directory.statements() if directory.info.private else []
-    report = build_report(directory.info.run, statements)
+    keys = directory.registry.keys()
+    for name, public in keys.items():
+        directory.write_key(name, public)
+    answered = {name for line in directory.rounds() for name in line.organizations.get("answered", [])}
+    report = build_report(directory.info.run, statements, keys, plan=directory.plan, answered=answered)
     directory.write_json("privacy/report.json", report)
+    write_page(directory, report)
     model.load(adapter)
     model.module.peft_config["default"].base_model_name_or_path = directory.info.base
     model.module.save_pretrained(str(directory.adapter_folder))

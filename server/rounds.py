@@ -51,7 +51,8 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
         line = RoundLine(0, {}, metrics=evaluate(adapter) if evaluate else {})
         directory.append_round(line)
         observer.finished(line)
-    strategy = LoraAveraging(plan, info.run, info.fingerprint, directory.trained_shapes, roster)
+    registry = directory.registry
+    strategy = LoraAveraging(plan, info, directory.trained_shapes, roster, registry)
     stated: set[str] = set()
     for number in range(done + 1, plan.training.rounds + 1):
         adapter, line = _run_round(number, adapter, grid, directory, strategy, evaluate, observer)
@@ -151,6 +152,7 @@ def collect_statements(grid: Grid, directory: RunDirectory, roster: Roster) -> s
             continue  # it took part in no round, so that the run cost it nothing
         if statement.organization == name:
             directory.write_statement(statement)
+            directory.registry.note(name, statement.head)
             stated.add(name)
     return stated
 

@@ -16,7 +16,7 @@ from common.plan import Plan
 from server.flower import Flower
 from server.observer import Observer, Observers
 from server.run_directory import RunDirectory, Status, ensure_free
-from server.superlink import is_ready
+from server.superlink import Server, is_ready
 
 _POLL_SECONDS = 0.1
 # Flower starts the ServerApp within seconds; when it does not, Flower is asked why.
@@ -26,14 +26,14 @@ _SERVER_SECONDS = 15.0
 
 
 def run_federated(
-    plan: Plan, out: Path, address: Address, *, resume: bool, run: str | None, observer: Observer
+    plan: Plan, out: Path, server: Server, *, resume: bool, run: str | None, observer: Observer
 ) -> tuple[RunDirectory, dict[str, Any]]:
     """Run a plan with the organizations that are connected to a SuperLink.
 
     Args:
         plan: of the run.
         out: the run directory; it holds no run yet, unless `resume`.
-        address: of the SuperLink.
+        server: the SuperLink's settings.
         resume: continue the run that `out` holds.
         run: the id of a new run; one is made if it is missing.
         observer: told of the progress.
@@ -45,6 +45,7 @@ def run_federated(
         InputError: the plan does not fit the model, or `out` does not fit; nothing is spent.
         SottoError: there is no SuperLink, or the run ended before it was complete; it can be resumed.
     """
+    address = server.listens_at
     if not resume:
         ensure_free(out)
     _wait_for_server(address)
@@ -55,7 +56,10 @@ def run_federated(
     from server.tensorboard import TensorBoard
 
     model = LoraModel(plan.base_folder(), plan)
-    directory = resume_run(plan, out, True, model) if resume else start_run(plan, out, True, model, run)
+    if resume:
+        directory = resume_run(plan, out, True, model)
+    else:
+        directory = start_run(plan, out, True, model, run, server.registry)
     with TensorBoard(directory.path / "tensorboard") as board:
         _run(directory, address, Observers(observer, board))
     _, adapter = directory.latest_checkpoint()

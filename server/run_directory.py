@@ -18,6 +18,8 @@ from common.adapter import Adapter, Shapes, from_bytes, to_bytes, trained
 from common.errors import InputError
 from common.plan import Plan
 from common.protocol import Statement
+from common.signing import public_line, read_public
+from server.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class RunInfo:
         fingerprint: of the base model.
         shapes: every LoRA tensor.
         private: False only for `sotto simulate --no-privacy`.
+        registry: folder of the registered organizations; None in a simulation.
     """
 
     run: str
@@ -39,6 +42,7 @@ class RunInfo:
     fingerprint: str
     shapes: dict[str, tuple[int, ...]]
     private: bool
+    registry: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class RunDirectory:
         self.path = path
         self.info = info
         self.plan = plan
+        self.registry = Registry(Path(info.registry) if info.registry else None)
 
     @classmethod
     def create(cls, path: Path, info: RunInfo, plan: Plan, initial: Adapter) -> RunDirectory:
@@ -156,7 +161,10 @@ class RunDirectory:
         """The lines of `rounds.jsonl`; a last line that was cut off is not counted."""
         path = self.path / "rounds.jsonl"
         texts = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [RoundLine(**json.loads(text)) for text in texts if text.endswith("\n")]
+        try:
+            return [RoundLine(**json.loads(text)) for text in texts if text.endswith("\n")]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
 
     def forget_rounds_after(self, number: int) -> list[RoundLine]:
         """Drop lines of rounds that have no checkpoint, before they are run again."""
@@ -175,10 +183,23 @@ class RunDirectory:
         """Store what an organization says that the run costs it."""
         self.write_json(f"privacy/statements/{statement.organization}.json", statement.to_dict())
 
+    def write_key(self, organization: str, public: str) -> None:
+        """Store the key with which an organization was registered when the run ended."""
+        _write(self.path / "privacy" / "keys" / f"{organization}.pub", public_line(public, organization).encode())
+
+    def keys(self) -> dict[str, str]:
+        """Organization → its registered key, as it was when the run ended."""
+        files = sorted((self.path / "privacy" / "keys").glob("*.pub"))
+        return {file.stem: read_public(file) for file in files}
+
     def statements(self) -> list[Statement]:
-        """All stored statements, by organization."""
+        """All stored statements, by organization.
+
+        Raises:
+            InputError: a file holds no statement, or another organization's.
+        """
         files = sorted((self.path / "privacy" / "statements").glob("*.json"))
-        return [Statement.from_dict(json.loads(file.read_bytes())) for file in files]
+        return [_read_statement(file) for file in files]
 
     def write_status(self, status: Status) -> None:
         """Say how far the run is, for whoever watches it from another process."""
@@ -199,6 +220,10 @@ class RunDirectory:
         """Write a JSON file of the run."""
         _write(self.path / name, _json(values))
 
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file of the run."""
+        _write(self.path / name, text.encode())
+
 
 def ensure_free(path: Path) -> None:
     """Refuse a directory that holds anything.
@@ -213,6 +238,18 @@ def ensure_free(path: Path) -> None:
         raise InputError(f"{path}: already holds the run {run}; give --resume to continue it, or another --out")
     if path.is_dir() and any(path.iterdir()):
         raise InputError(f"{path}: is not empty; --out should be a new directory")
+
+
+def _read_statement(path: Path) -> Statement:
+    try:
+        statement = Statement.from_dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
+        # Its text may hold what the organization wrote; one line of it is enough.
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be read as a statement: {reason}") from None
+    if statement.organization != path.stem:
+        raise InputError(f"{path}: holds the statement of another organization; it should be {path.stem}'s own")
+    return statement
 
 
 def _line(line: RoundLine) -> str:

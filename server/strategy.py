@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -15,7 +15,9 @@ from common.errors import Refused
 from common.plan import Plan
 from common.protocol import TrainRequest
 from server.aggregate import add, weighted_mean
+from server.registry import Registry
 from server.roster import Roster
+from server.run_directory import RunInfo
 
 
 @dataclass
@@ -31,22 +33,23 @@ class LoraAveraging(Strategy):
 
     Args:
         plan: of the run.
-        run: the run's id.
-        fingerprint: of the base model.
+        info: the run's id and the fingerprint of its base model.
         shapes: the tensors that travel.
         roster: the organizations and their nodes.
+        registry: knows the ledger heads that they have shown.
 
     Attributes:
         roster: the same.
         outcome: of the round that was aggregated last.
     """
 
-    def __init__(self, plan: Plan, run: str, fingerprint: str, shapes: Shapes, roster: Roster) -> None:
+    def __init__(self, plan: Plan, info: RunInfo, shapes: Shapes, roster: Roster, registry: Registry) -> None:
         self._plan = plan
-        self._run = run
-        self._fingerprint = fingerprint
+        self._run = info.run
+        self._fingerprint = info.fingerprint
         self._shapes = shapes
         self.roster = roster
+        self._registry = registry
         self._adapter = b""
         self.outcome = Outcome()
 
@@ -57,15 +60,19 @@ class LoraAveraging(Strategy):
         config: ConfigRecord,
         grid: Grid,
     ) -> Iterable[Message]:
-        """The same request for every connected organization, in the order of their names."""
+        """The same request for every connected organization, each with its own ledger's newest head."""
         self._adapter = messages.array_bytes(arrays)
         request = TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, self._adapter)
-        content = messages.pack_train(request)
+        ttl = self._plan.federation.round_timeout
         return [
             Message(
-                content, node, messages.TRAIN, ttl=self._plan.federation.round_timeout, group_id=str(server_round)
+                messages.pack_train(replace(request, seen=self._registry.newest(name))),
+                node,
+                messages.TRAIN,
+                ttl=ttl,
+                group_id=str(server_round),
             )
-            for node in self.roster.nodes.values()
+            for name, node in self.roster.nodes.items()
         ]
 
     def aggregate_train(
@@ -93,7 +100,9 @@ class LoraAveraging(Strategy):
         for reply in replies:
             name = self.roster.name_of(reply.metadata.src_node_id)
             try:
-                updates[name] = from_bytes(messages.unpack_release(reply.content).update, self._shapes)
+                release = messages.unpack_release(reply.content)
+                self._registry.note(name, release.head)
+                updates[name] = from_bytes(release.update, self._shapes)
             except (Refused, messages.MessageError, AdapterError) as error:
                 self.outcome.refused[name] = str(error)
         return updates

@@ -34,7 +34,7 @@ def print_summary(
         console.print(f"  after   [green]{escape(after)}[/green]", highlight=False)
     path = directory.path
     console.print(f"\nadapter         {path / 'adapter'}", highlight=False, soft_wrap=True)
-    console.print(f"privacy report  {path / 'privacy' / 'report.json'}", highlight=False, soft_wrap=True)
+    console.print(f"privacy report  {path / 'privacy' / 'report.html'}", highlight=False, soft_wrap=True)
     console.print(f"rounds          {path / 'rounds.jsonl'}", highlight=False, soft_wrap=True)
 
 

@@ -24,7 +24,12 @@ class Server(SettingsFile):
     address: str = "127.0.0.1:8000"
     """Where it listens. It serves everything on one port, without authentication: this machine only."""
     folder: str = "superlink"
-    """Its database, log and home. The database holds noised updates: keep it to yourself."""
+    """Its database, log and home, and who is registered. It holds noised updates: keep it to yourself."""
+
+    @property
+    def registry(self) -> Path:
+        """Folder of the registered organizations."""
+        return self.path(self.folder) / "organizations"
 
     @property
     def listens_at(self) -> Address:

@@ -6,10 +6,12 @@ made to train like this.
 
 from __future__ import annotations
 
+import torch
+
 from client.data import EncodedRecords
 from client.entropy import Entropy
 from client.organization import Organization
-from client.private import micro_batches, poisson_sample
+from client.private import choose_examples, micro_batches, poisson_sample
 from client.vault import make_optimizer
 from common.accounting import sample_rate
 from common.adapter import from_bytes, subtract, to_bytes
@@ -46,7 +48,7 @@ class OpenTrainer:
         return Description(self._organization.name, data.unit, data.public_size)
 
     def train(self, request: TrainRequest) -> Release:
-        """The vault's steps on the same kind of sample, with the plain gradient."""
+        """The vault's steps on the same kind of sample, with the plain mean over a unit's examples."""
         plan, model = self._plan, self._model
         before = from_bytes(request.adapter, model.trained_shapes)
         model.load(before)
@@ -55,10 +57,14 @@ class OpenTrainer:
         stream = self._entropy.stream(self._organization.name, request.run, request.round)
         rate = sample_rate(plan.training.batch_size, self._organization.data.public_size)
         for _ in range(plan.training.local_steps):
-            sample = poisson_sample(self._records.units, rate, stream)
-            for batch in micro_batches(sample, self._organization.vault.max_tokens):
+            drawn = poisson_sample(self._records.units, rate, stream.branch())
+            choices = stream.branch()
+            sample = [choose_examples(unit, plan.privacy.records_per_user, choices) for unit in drawn]
+            for batch, owners in micro_batches(sample, self._organization.vault.max_tokens):
                 losses = task.losses(model.module, batch.examples, batch.length)
-                (losses.sum() / plan.training.batch_size).backward()  # type: ignore[no-untyped-call]
+                shares = torch.tensor([1 / len(sample[owner]) for owner in owners], device=losses.device)
+                loss = (losses * shares).sum() / plan.training.batch_size
+                loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
         return Release(to_bytes(subtract(model.adapter(), before)))

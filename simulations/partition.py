@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from client.data import user_of
 from common.errors import InputError
 from common.plan import Simulation
 from common.records import Record
 
 
 def partition(records: Sequence[Record], simulation: Simulation) -> dict[str, list[Record]]:
-    """Deal every record to exactly one organization.
+    """Deal every record to exactly one organization, with `user_field` all records of a user to the same one.
 
     Args:
         records: all records of the simulation's file.
@@ -24,25 +25,49 @@ def partition(records: Sequence[Record], simulation: Simulation) -> dict[str, li
         Organization name → its records, in the order of the file.
 
     Raises:
-        InputError: the field is missing, or an organization would have no records.
+        InputError: a field is missing, a user would have two organizations, or an organization would have no
+            records.
     """
+    if simulation.user_field is not None:
+        _check_users(records, simulation.user_field)
     if simulation.partition == "field":
         return _by_field(records, simulation)
     random = np.random.default_rng(simulation.seed)
+    units = _units(records, simulation)
     if simulation.partition == "iid":
-        owners = random.permutation(np.arange(len(records)) % simulation.organizations)
+        owners = random.permutation(np.arange(len(units)) % simulation.organizations)
     else:
-        owners = _dirichlet(_values(records, simulation), simulation, random)
+        values = _values(records, simulation)
+        owners = _dirichlet([values[unit[0]] for unit in units], simulation, random)
     names = [f"organization-{index + 1}" for index in range(simulation.organizations)]
+    name_of = {place: names[int(owner)] for unit, owner in zip(units, owners, strict=True) for place in unit}
     dealt: dict[str, list[Record]] = {name: [] for name in names}
-    for record, owner in zip(records, owners, strict=True):
-        dealt[names[int(owner)]].append(record)
+    for place, record in enumerate(records):
+        dealt[name_of[place]].append(record)
     for name, own in dealt.items():
         if not own:
             raise InputError(
                 f"simulation.organizations = {simulation.organizations}: {name} would have no records"
             )
     return dealt
+
+
+def _check_users(records: Sequence[Record], user_field: str) -> None:
+    for number, record in enumerate(records, start=1):
+        if user_of(record, user_field) is None:
+            raise InputError(
+                f"simulation.user_field = {user_field!r}: record {number} has no such field (a text or integer)"
+            )
+
+
+def _units(records: Sequence[Record], simulation: Simulation) -> list[list[int]]:
+    """The places of the records that stay together."""
+    if simulation.user_field is None:
+        return [[place] for place in range(len(records))]
+    places: dict[str | int | None, list[int]] = {}
+    for place, record in enumerate(records):
+        places.setdefault(user_of(record, simulation.user_field), []).append(place)
+    return list(places.values())
 
 
 def _by_field(records: Sequence[Record], simulation: Simulation) -> dict[str, list[Record]]:
@@ -53,7 +78,20 @@ def _by_field(records: Sequence[Record], simulation: Simulation) -> dict[str, li
     dealt: dict[str, list[Record]] = {name: [] for name in names.values()}
     for record, value in zip(records, values, strict=True):
         dealt[names[value]].append(record)
+    if simulation.user_field is not None:
+        _check_users_have_one_organization(dealt, simulation.user_field)
     return dealt
+
+
+def _check_users_have_one_organization(dealt: dict[str, list[Record]], user_field: str) -> None:
+    home: dict[str | int | None, str] = {}
+    for name, own in dealt.items():
+        for user in (user_of(record, user_field) for record in own):
+            if home.setdefault(user, name) != name:
+                raise InputError(
+                    f"simulation.user_field = {user_field!r}: {str(user)[:80]!r} has records at {home[user]} and "
+                    f"at {name}; all records of a user should be at one organization"
+                )
 
 
 def _dirichlet(values: list[str], simulation: Simulation, random: np.random.Generator) -> npt.NDArray[np.int64]:

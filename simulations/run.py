@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from client.data import encode
+from client.data import encode, group_by_user
 from client.entropy import Entropy, SystemEntropy
 from client.ledger import Ledger
 from client.organization import Data, Organization, Policy, VaultSection
@@ -64,6 +64,7 @@ def organizations_of(plan: Plan) -> dict[str, list[Record]]:
     """
     if plan.simulation.data is None:
         raise InputError("simulation.data is missing: it should name the file of records to deal")
+    _check_user_field(plan)
     return partition(read_records(plan.path(plan.simulation.data)), plan.simulation)
 
 
@@ -97,7 +98,10 @@ def simulate(
             f"federation.min_organizations = {plan.federation.min_organizations}: "
             f"the simulation has {len(records)} organizations"
         )
-    organizations = {name: simulated_organization(name, plan, len(own)) for name, own in records.items()}
+    _check_user_field(plan)
+    organizations = {
+        name: simulated_organization(name, plan, count_units(plan, own)) for name, own in records.items()
+    }
     for organization in organizations.values():
         check_plan_fits(plan, organization)
     model = LoraModel(plan.base_folder(), plan, "cuda" if torch.cuda.is_available() else "cpu")
@@ -134,23 +138,48 @@ def local_grid(
             vault = Vault(organization, own, ledger, lambda _folder, _plan: model, entropy, boundary)
             participants[node] = vault
         else:
-            encoded = encode(own, make_task(plan.task, model.tokenizer))
+            encoded = encode(own, make_task(plan.task, model.tokenizer), plan.simulation.user_field)
             participants[node] = OpenTrainer(organization, encoded, model, plan, entropy)
     return LocalGrid(participants)
 
 
+def count_units(plan: Plan, records: list[Record]) -> int:
+    """How many units an organization's records are: users, or records."""
+    field = plan.simulation.user_field
+    return len(records) if field is None else len(group_by_user(records, field))
+
+
+def _check_user_field(plan: Plan) -> None:
+    if plan.privacy.unit == "user" and plan.simulation.user_field is None:
+        raise InputError(
+            'simulation.user_field is missing: privacy.unit = "user" needs the record field that names the user'
+        )
+
+
 def simulated_organization(name: str, plan: Plan, count: int) -> Organization:
-    """A simulated organization: it publishes its size to two digits, and allows exactly this plan."""
+    """A simulated organization of so many units: it publishes the number to two digits, and allows this plan.
+
+    Raises:
+        InputError: it has no unit.
+    """
+    if count < 1:
+        raise InputError(f"{name}: has no {plan.privacy.unit} to train on")
     public_size = int(float(f"{count:.1e}"))
     return Organization(
         name=name,
-        data=Data(train="records.jsonl", public_size=public_size),
+        data=Data(
+            train="records.jsonl",
+            unit=plan.privacy.unit,
+            user_field=plan.simulation.user_field,
+            public_size=public_size,
+        ),
         models={plan.model.base: plan.base_folder()},
         policy=Policy(
             max_epsilon=plan.privacy.epsilon,
             max_epsilon_per_run=plan.privacy.epsilon,
             # A plan's δ that is too large for the size is refused as such, by `check_plan_fits`.
             max_delta=min(plan.privacy.delta, 0.99 / public_size),
+            plans="any-within-policy",
         ),
         vault=VaultSection(max_tokens=16384 if torch.cuda.is_available() else 1024),
     )

@@ -1,0 +1,67 @@
+"""What a plan would cost an organization: computed from policy and ledger, before anything is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from client.ledger import Ledger
+from client.organization import Organization
+from client.policy import check_plan_fits, lifetime_cap
+from common.accounting import epsilon
+from common.errors import InputError
+from common.lifetime import Cap, Cost
+from common.mechanism import Mechanism
+from common.plan import Plan
+from common.signing import StatementKey
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a plan would cost an organization.
+
+    Attributes:
+        mechanism: of the whole run.
+        epsilon, delta: of the whole run.
+        spent: ε of all runs so far.
+        after: ε of all runs with this one.
+        cap: what may be spent in all.
+    """
+
+    mechanism: Mechanism
+    epsilon: float
+    delta: float
+    spent: float
+    after: float
+    cap: Cap
+
+
+def price(organization: Organization, plan: Plan) -> Price:
+    """What a plan would cost, before anything is spent.
+
+    Raises:
+        InputError: the policy refuses the plan, or the lifetime cap does not cover it.
+    """
+    mechanism = check_plan_fits(plan, organization)
+    cap = lifetime_cap(organization)
+    run = Cost(mechanism, epsilon(mechanism, plan.privacy.delta), plan.privacy.delta)
+    earlier = _spent(organization)
+    if not cap.covers([*earlier, run]):
+        raise InputError(
+            f"the plan costs ε = {run.epsilon}, δ = {run.delta}; the lifetime budget does not cover it: "
+            f"{cap.describe(earlier)}"
+        )
+    return Price(mechanism, run.epsilon, run.delta, cap.spent(earlier), cap.spent([*earlier, run]), cap)
+
+
+def _spent(organization: Organization) -> list[Cost]:
+    section = organization.vault
+    path = organization.path(section.ledger)
+    if not path.exists():
+        return []
+    key = StatementKey.read(organization.path(section.statement_key))
+    policy = organization.policy
+    ledger = Ledger(path, organization.name, organization.data.unit, key, composition=policy.composition)
+    try:
+        return ledger.spent()
+    finally:
+        ledger.close()

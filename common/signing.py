@@ -1,0 +1,122 @@
+"""Signatures of an organization: Ed25519 (RFC 8032, https://www.rfc-editor.org/rfc/rfc8032) over canonical bytes.
+
+What is signed begins with a line that says what it is, so that no signature can be taken for one of another kind.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from common.errors import InputError
+
+
+class StatementKey:
+    """An organization's private key for ledger heads and statements; it never leaves the vault."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+
+    @classmethod
+    def generate(cls) -> StatementKey:
+        """A new key from the operating system's randomness."""
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def read(cls, path: Path) -> StatementKey:
+        """The key in a file.
+
+        Raises:
+            InputError: it is not there, is no such key, or others may read it.
+        """
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+            mode = path.stat().st_mode & 0o077
+        except FileNotFoundError:
+            raise InputError(f"{path}: there is no key; make it with: sotto client keys {path.parent}") from None
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise InputError(f"{path}: not a private key: {error}") from None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise InputError(f"{path}: not an Ed25519 key; make one with: sotto client keys {path.parent}")
+        if mode:
+            raise InputError(f"{path}: others than its owner may read or write it; run: chmod 600 {path}")
+        return cls(key)
+
+    def write(self, path: Path) -> None:
+        """Write the key to a new file that only its owner can read."""
+        data = self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+
+    @property
+    def public(self) -> str:
+        """The public half, as 64 hexadecimal digits."""
+        return _hex(self._key.public_key())
+
+    def sign(self, message: bytes) -> str:
+        """A signature, as 128 hexadecimal digits."""
+        return self._key.sign(message).hex()
+
+
+def is_signed(message: bytes, signature: str, public: str) -> bool:
+    """Whether a signature over a message was made with the private half of a public key."""
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+        key.verify(bytes.fromhex(signature), message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def signable(kind: str, values: dict[str, Any]) -> bytes:
+    """The bytes that are signed for a table of values: a line with their kind, then JSON with sorted keys."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return f"sotto {kind}\n{text}".encode()
+
+
+def public_line(public: str, name: str) -> str:
+    """A public key as a line in the format of OpenSSH."""
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+    line = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    return f"{line} {name}\n"
+
+
+def key_fingerprint(public: str) -> str:
+    """The fingerprint of a public key, as `ssh-keygen -lf NAME.pub` prints it; empty if it is no key."""
+    try:
+        blob = base64.b64decode(public_line(public, "").split()[1])
+    except ValueError:
+        return ""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+def read_public(path: Path) -> str:
+    """The public key in a file of one OpenSSH line, as 64 hexadecimal digits.
+
+    Raises:
+        InputError: it is not there or is no Ed25519 public key.
+    """
+    try:
+        key = serialization.load_ssh_public_key(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise InputError(f"{path}: not a public key: {error}") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise InputError(f"{path}: not an Ed25519 public key; statements are signed with Ed25519")
+    return _hex(key)
+
+
+def _hex(key: Ed25519PublicKey) -> str:
+    return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw).hex()

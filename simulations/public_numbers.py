@@ -1,0 +1,47 @@
+"""Whose public numbers a plan is calibrated for: given sizes, organizations' files, or a simulation's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from client.organization import Organization
+from client.policy import check_plan_fits
+from common.calibration import PublicNumbers
+from common.errors import InputError
+from common.plan import Plan
+
+
+def public_numbers(plan: Plan, sizes: Sequence[int], files: Sequence[Path]) -> list[PublicNumbers]:
+    """The public numbers to calibrate a plan for.
+
+    Args:
+        plan: the plan; if neither sizes nor files are given, its simulated organizations are taken.
+        sizes: public sizes of organizations without a name.
+        files: organization.toml of each organization.
+
+    Raises:
+        InputError: sizes and files, or neither and no simulation; two of one name; a policy refuses the plan.
+    """
+    if sizes and files:
+        raise InputError("--public-size and --organization cannot be given together")
+    if sizes:
+        return [PublicNumbers(f"org-{number}", size) for number, size in enumerate(sizes, start=1)]
+    if files:
+        organizations = [Organization.read(file) for file in files]
+    elif plan.simulation.data is not None:
+        # A simulation needs both extras; sizes and files do not.
+        from simulations.run import organizations_of, simulated_organization
+
+        dealt = organizations_of(plan)
+        organizations = [simulated_organization(name, plan, len(records)) for name, records in dealt.items()]
+    else:
+        raise InputError("give --public-size or --organization: the plan has no [simulation] to take them from")
+    names = [organization.name for organization in organizations]
+    if len(set(names)) < len(names):
+        raise InputError(f"--organization: two have the name {max(names, key=names.count)!r}")
+    for organization in organizations:
+        check_plan_fits(plan, organization)
+    return [
+        PublicNumbers(item.name, item.data.public_size, item.policy.min_noise_multiplier) for item in organizations
+    ]
