@@ -6,12 +6,15 @@ BIN := .venv/bin
 QUIET := HF_HUB_OFFLINE=1 FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 TOKENIZERS_PARALLELISM=false
 QUIET += GOMP_SPINCOUNT=10000
 
-.PHONY: demo test check proto clean
+.PHONY: demo test soak check proto clean
 demo: .venv/ready
 	$(QUIET) $(BIN)/sotto simulate
 
 test: .venv/ready
 	$(QUIET) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+soak: .venv/ready
+	$(QUIET) SOTTO_SOAK_KILLS=200 $(BIN)/python -m pytest tests/client/test_process_kills.py
 
 check: .venv/ready
 	$(BIN)/ruff check .

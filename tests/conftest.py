@@ -9,6 +9,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # as in sotto.py: programs are started beside open channels
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny models a second thread costs more than it gives
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ DEMO_BASE = ROOT / "simulations" / "demo" / "base"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no worker waits for another one at the end."""
-    longest = ("tests/federation/", "tests/mutants/")
+    longest = ("tests/federation/", "tests/client/test_process_kills.py", "tests/mutants/")
     items.sort(key=lambda item: not item.nodeid.startswith(longest))
 
 

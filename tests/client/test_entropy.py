@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import os
 import pickle
 
 import numpy as np
@@ -75,10 +77,61 @@ def test_a_keystream_ends_before_its_block_counter_repeats() -> None:
         stream.uniforms(1)
 
 
+@pytest.mark.parametrize("used", [0, 1, 1000])
+def test_a_stream_goes_on_the_same_whatever_its_branch_is_used_for(used: int) -> None:
+    stream, reference = Keystream(bytes(32)), Keystream(bytes(32))
+    branch = stream.branch()
+    numbers = branch.uniforms(used)
+    words = np.frombuffer(RFC_8439_BLOCK[:32], dtype="<u8")
+    assert reference.uniforms(4).tolist() == (((words >> np.uint64(11)) + 0.5) / 2**53).tolist()
+    assert stream.uniforms(8).tolist() == reference.uniforms(8).tolist()
+    assert numbers.tolist() == Keystream(RFC_8439_BLOCK[:32]).uniforms(used).tolist()
+
+
+def test_a_keystream_that_is_used_up_has_no_branch() -> None:
+    stream = Keystream(bytes(32))
+    stream._used = 2**38 - 31
+    with pytest.raises(OverflowError):
+        stream.branch()
+
+
 def test_the_system_never_gives_the_same_stream_twice() -> None:
     entropy = SystemEntropy()
     first = {entropy.stream("a", "run", 1).uniforms(1)[0] for _ in range(50)}
     assert len(first) == 50
+
+
+def test_each_stream_has_a_key_of_256_bits_from_the_system_and_every_bit_matters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A short secret that is hashed to the size of a key looks like one, but can be guessed."""
+    asked: list[int] = []
+
+    def given(tape: bytes) -> tuple[float, ...]:
+        """The beginning of a stream; a tape stands in for what the system would give."""
+        left = io.BytesIO(tape)
+
+        def urandom(size: int) -> bytes:
+            asked.append(size)
+            return left.read(size).ljust(size, b"\0")
+
+        monkeypatch.setattr(os, "urandom", urandom)
+        entropy = SystemEntropy()
+        asked.clear()
+        stream = entropy.stream("a", "run", 1)
+        assert sum(asked) >= 32
+        entropy.stream("a", "run", 1)
+        assert sum(asked) >= 64, "a second stream has a key of its own"
+        return tuple(stream.uniforms(4).tolist())
+
+    usual = bytes(range(7, 7 + 64))
+    streams = {given(usual)}
+    for bit in range(256):
+        flipped = bytearray(usual)
+        flipped[bit // 8] ^= 1 << bit % 8
+        streams.add(given(bytes(flipped)))
+    assert len(streams) == 257
+    assert given(usual) in streams, "the same bits give the same stream: nothing else is in the key"
 
 
 def test_the_seeded_stream_repeats_and_differs_by_seed_organization_and_round() -> None:

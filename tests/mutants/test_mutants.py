@@ -1,0 +1,51 @@
+"""Every seeded bug is caught by the test that is said to catch it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.mutants.mutants import MUTANTS, Mutant
+
+
+def run_tests(tests: Iterable[str], mutate: Callable[[], None]) -> int:
+    """Exit code of tests in a forked process with a change; never returns there."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status)
+    code = 99
+    try:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(silence, stream)
+        # The test modules are read again, so that they see the change.
+        for module in [module for module in sys.modules if module.startswith("tests.")]:
+            del sys.modules[module]
+        mutate()
+        paths = [str(ROOT / "tests" / test) for test in tests]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
+        code = int(pytest.main([*options, *paths]))
+    finally:
+        os._exit(code)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_seeded_bug_is_caught(mutant: Mutant) -> None:
+    assert run_tests([mutant.caught_by], mutant.apply) == pytest.ExitCode.TESTS_FAILED
+
+
+def test_without_a_bug_the_same_tests_pass() -> None:
+    tests = sorted({mutant.caught_by for mutant in MUTANTS})
+    assert run_tests(tests, lambda: None) == pytest.ExitCode.OK
+
+
+def test_the_documentation_lists_every_bug() -> None:
+    text = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
+    rows = text[text.index("## Seeded bugs") :].splitlines()
+    assert [row for row in rows if row.startswith("| ")][1:] == [mutant.row for mutant in MUTANTS]
