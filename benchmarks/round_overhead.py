@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import tomli_w
 
+from client.keys import make_keys
 from common.network import Address, free_port
 from common.processes import FLOWER_ENVIRONMENT
 from simulations.demo.prepare import prepare_demo
@@ -142,12 +143,14 @@ def serve_timed_vault(path: Path) -> None:
     from client.vault import Vault
     from common.model import LoraModel
     from common.records import read_records
+    from common.signing import StatementKey
 
     organization = Organization.read(path)
+    key = StatementKey.read(organization.path(organization.vault.statement_key))
     vault = Vault(
         organization,
         read_records(organization.path(organization.data.train)),
-        Ledger(organization.path(organization.vault.ledger), organization.name, "example"),
+        Ledger(organization.path(organization.vault.ledger), organization.name, "example", key),
         LoraModel,
         SystemEntropy(),
         "benchmark",
@@ -236,8 +239,14 @@ def _write_organization(home: Path, records: str, address: str) -> None:
         "name": home.name,
         "data": {"train": records, "public_size": 4000},
         "models": {str(BASE): str(BASE)},
-        "policy": {"max_epsilon": 8.0, "max_epsilon_per_run": 8.0, "max_delta": 1e-5},
+        "policy": {
+            "max_epsilon": 8.0,
+            "max_epsilon_per_run": 8.0,
+            "max_delta": 1e-5,
+            "plans": "any-within-policy",
+        },
     }
+    make_keys(home / "keys", home.name)
     (home / "organization.toml").write_text(tomli_w.dumps(organization), encoding="utf-8")
     relay = {"name": home.name, "server": address}
     (home / "relay.toml").write_text(tomli_w.dumps(relay), encoding="utf-8")

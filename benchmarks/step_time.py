@@ -56,7 +56,7 @@ def steps(model: torch.nn.Module) -> tuple[Callable[[], None], Callable[[], None
     """A DP-SGD step and a plain step on one batch."""
     task = CausalLM("{text}", LENGTH, Tokens())
     ids = torch.randint(3, VOCABULARY, (BATCH, LENGTH - 1)).tolist()
-    batch = [Example(tuple(row), tuple(row)) for row in ids]
+    batch = [(Example(tuple(row), tuple(row)),) for row in ids]
     parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-4)
     stream = SystemEntropy().stream("benchmark", "benchmark", 1)
@@ -70,7 +70,7 @@ def steps(model: torch.nn.Module) -> tuple[Callable[[], None], Callable[[], None
             optimizer.zero_grad()
 
     def plain() -> None:
-        for micro in micro_batches(batch, BATCH * LENGTH):
+        for micro, _ in micro_batches(batch, BATCH * LENGTH):
             losses = task.losses(model, micro.examples, micro.length)
             losses.mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -19,6 +19,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from client.data import Unit
 from common.tasks import Example
 
 VOCABULARY = 97
@@ -128,6 +129,21 @@ class TinyTask:
 
     def evaluate(self, model: Any, examples: Sequence[Example]) -> dict[str, float]:
         raise AssertionError("not used here")
+
+
+def users(counts: list[int], seed: int = 0) -> list[Unit]:
+    """Users of so many records."""
+    return [tuple(examples(count, seed=1000 * seed + place)) for place, count in enumerate(counts)]
+
+
+def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
+    """All numbers of all tensors."""
+    return torch.cat([gradients[name].double().flatten() for name in sorted(gradients)])
+
+
+def singles(sample: Sequence[Example | None]) -> list[Unit]:
+    """Each example as a unit of its own; None as a unit that cannot contribute."""
+    return [() if example is None else (example,) for example in sample]
 
 
 def examples(count: int, seed: int = 0, longest: int = 24) -> list[Example]:

@@ -36,7 +36,10 @@ def test_the_commented_file_is_a_valid_organization(tmp_path: Path) -> None:
     ("section", "values", "said"),
     [
         ("data", {"public_size": 0}, "data.public_size = 0"),
-        ("data", {"unit": "user"}, "data.unit = 'user'"),
+        ("data", {"unit": "person"}, "data.unit = 'person': it should be 'example' or 'user'"),
+        ("data", {"unit": "user"}, "data: user_field is missing"),
+        ("data", {"user_field": "patient"}, "data: user_field = 'patient' needs unit = \"user\""),
+        ("data", {"unit": "user", "user_field": ""}, "data.user_field = ''"),
         ("policy", {"max_delta": 1e-3}, "below 1 / public_size"),
         ("policy", {"max_epsilon": -1.0}, "policy.max_epsilon = -1.0"),
         ("policy", {"max_epsilonn": 1.0}, "did you mean 'max_epsilon'"),
@@ -47,6 +50,18 @@ def test_impossible_values_are_one_line(section: str, values: dict[str, Any], sa
         organization(**{section: values})
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plan_with_another_unit_is_refused_by_either_kind_of_organization(make_plan: MakePlan) -> None:
+    users = organization(data={"unit": "user", "user_field": "patient"})
+    by_record = {"epsilon": 4.0, "delta": 1e-5}
+    by_user = {**by_record, "unit": "user", "records_per_user": 3}
+    for home, privacy in ((organization(), by_user), (users, by_record)):
+        with pytest.raises(Refused, match=r"privacy.unit = .* for ever"):
+            run_mechanism(home, make_plan(model={"base": "base"}, privacy=privacy))
+    assert run_mechanism(users, make_plan(model={"base": "base"}, privacy=by_user)) == run_mechanism(
+        organization(), make_plan(model={"base": "base"}, privacy=by_record)
+    ), "the mechanism is the same, with users counted"
 
 
 def test_models_are_folders_beside_the_file_and_only_those_that_are_listed(

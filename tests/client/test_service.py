@@ -28,6 +28,7 @@ from client.service import TrainingThread
 from client.wire import grpc_address
 from common.errors import Refused
 from common.protocol import TrainRequest
+from common.signing import StatementKey, is_signed
 from tests.client.vaults import (
     LONG,
     Echo,
@@ -59,7 +60,8 @@ def remote(socket: Path) -> RemoteVault:
 
 
 def ledger_of(organization: Path) -> Ledger:
-    return Ledger(organization.parent / "ledger.db", "st-mary", "example")
+    key = StatementKey.read(organization.parent / "keys" / "statement.key")
+    return Ledger(organization.parent / "ledger.db", "st-mary", "example", key)
 
 
 @pytest.fixture
@@ -76,8 +78,13 @@ def test_the_socket_answers_as_the_vault_itself_does(
     with served(open_vault(organization), socket), remote(socket) as vault:
         assert vault.describe() == itself.describe()
         for number in (1, 2):
-            assert vault.train(request_for(plan, number)) == itself.train(request_for(plan, number))
-        assert vault.statement("test-run") == itself.statement("test-run")
+            answered = vault.train(request_for(plan, number))
+            assert answered.update == itself.train(request_for(plan, number)).update
+            assert answered.head == ledger_of(organization).head
+        said, expected = vault.statement("test-run"), itself.statement("test-run")
+    own = {"head": None, "key": None, "signature": None}  # each ledger has its own
+    assert {**said.to_dict(), **own} == {**expected.to_dict(), **own}
+    assert is_signed(said.signed_bytes(), said.signature, ledger_of(organization).public_key)
     assert ledger_of(organization).settled_rounds("test-run") == [1, 2]
 
 
@@ -115,7 +122,7 @@ def test_refusals_come_through_with_code_and_detail_and_cost_nothing(
             assert str(through.value) == str(direct.value), what
         with pytest.raises(Refused, match="malformed-request: run never was never reserved here"):
             vault.statement("never")
-    assert ledger_of(organization).spent_by_run() == []
+    assert ledger_of(organization).spent() == []
 
 
 @pytest.mark.parametrize("what", NOT_CARRIED)
@@ -205,7 +212,7 @@ def test_one_request_is_trained_at_a_time_and_questions_are_answered_meanwhile(
         assert first.result(LONG) == same.result(LONG)
         assert vault.train(request_for(plan, 2)) != first.result()
     ledger = ledger_of(organization)
-    assert len(ledger.spent_by_run()) == 1
+    assert len(ledger.spent()) == 1
     assert ledger.settled_rounds("test-run") == [1, 2]
 
 
@@ -254,6 +261,7 @@ def test_nothing_of_a_request_is_kept_when_it_is_answered(make_plan: MakePlan) -
 CALL = """
 import json, pathlib, sys
 from client.remote import RemoteVault
+from common.signing import StatementKey, is_signed
 from common.protocol import TrainRequest
 folder = pathlib.Path(sys.argv[1])
 head = json.loads((folder / "head").read_text())
@@ -298,7 +306,7 @@ def test_a_caller_that_goes_away_finds_its_release_when_it_comes_back(
         stored = ledger.released("test-run", 1, request.digest())
         with remote(socket) as vault:
             assert vault.train(request).update == stored
-    assert len(ledger.spent_by_run()) == 1
+    assert len(ledger.spent()) == 1
     assert ledger.settled_rounds("test-run") == [1]
 
 

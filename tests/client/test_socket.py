@@ -60,7 +60,7 @@ def sent(socket: Path, *parts: pb.TrainPart) -> list[pb.ReleasePart]:
 
 def assert_answers(socket: Path) -> None:
     release = sent(socket, head(4), data(b"good"))
-    assert [release[0].size, b"".join(part.data for part in release[1:])] == [4, b"good"]
+    assert [release[0].head.size, b"".join(part.data for part in release[1:])] == [4, b"good"]
     with remote(socket) as vault:
         assert vault.describe().organization == "echo"
 
@@ -90,7 +90,7 @@ def test_what_is_out_of_order_is_refused(what: str, hostile: Path) -> None:
 
 
 def test_the_largest_plan_and_an_empty_adapter_are_read(hostile: Path) -> None:
-    assert [part.size for part in sent(hostile, head(0, b" " * 2**16))] == [0]
+    assert [part.head.size for part in sent(hostile, head(0, b" " * 2**16))] == [0]
 
 
 PARTS = st.builds(head, st.integers(0, 12)) | st.builds(data, st.binary(max_size=6)) | st.builds(pb.TrainPart)
@@ -103,7 +103,7 @@ def test_any_parts_are_a_release_or_a_refusal(hostile: Path, parts: list[pb.Trai
     content = b"".join(part.data for part in parts)
     kinds = [part.WhichOneof("part") for part in parts]
     if kinds[:1] == ["head"] and set(kinds[1:]) <= {"data"} and parts[0].head.adapter_size == len(content):
-        assert first.size == len(content)
+        assert first.head.size == len(content)
         assert b"".join(part.data for part in rest) == content
     else:
         assert first.refusal.code == "malformed-request"

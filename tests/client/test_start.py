@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -26,6 +27,7 @@ from common.errors import Refused
 from common.lock import is_held
 from common.plan import Plan
 from common.protocol import Description
+from common.signing import StatementKey
 from tests.client.vaults import LONG, VaultProcess, request_for, wait_until, write_organization
 from tests.conftest import ROOT, MakePlan
 
@@ -73,7 +75,8 @@ def remote(organization: Path) -> RemoteVault:
 def spent(organization: Path) -> list[tuple[float, float]]:
     """What the ledger says, read as any other program would."""
     with sqlite3.connect(f"file:{organization.parent / 'ledger.db'}?mode=ro", uri=True, timeout=30) as database:
-        return database.execute("SELECT epsilon, delta FROM runs").fetchall()
+        entries = [json.loads(entry) for (entry,) in database.execute("SELECT entry FROM chain ORDER BY number")]
+    return [(entry["epsilon"], entry["delta"]) for entry in entries if entry["kind"] == "run"]
 
 
 def rounds(organization: Path) -> list[int]:
@@ -157,7 +160,8 @@ def test_a_killed_vault_that_is_started_again_answers_the_one_who_waits_and_char
             assert vault.end(signal.SIGTERM) == (0, "")
     assert len(spent(organization)) == 1
     assert rounds(organization) == [1]
-    ledger = Ledger(organization.parent / "ledger.db", "st-mary", "example")
+    key = StatementKey.read(organization.parent / "keys" / "statement.key")
+    ledger = Ledger(organization.parent / "ledger.db", "st-mary", "example", key)
     assert ledger.released("test-run", 1, request.digest()) == release.update
 
 
@@ -211,8 +215,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "socket in a file": (section('socket = "records.jsonl/vault.sock"'), "vault.socket = "),
     "links in a circle": (lambda path: (path.parent / "vault.sock").symlink_to("vault.sock"), "vault.socket = "),
     "ledger of another": (other_ledger, "a ledger with organization = 'another'; 'st-mary' was expected"),
-    "ledger is a file": (lambda path: (path.parent / "ledger.db").write_text("mine" * 300), "not a ledger"),
-    "ledger is a folder": (lambda path: (path.parent / "ledger.db").mkdir(), "not a ledger"),
+    "ledger is a file": (
+        lambda path: (path.parent / "ledger.db").write_text("mine" * 300),
+        "cannot be used as a ledger",
+    ),
+    "ledger is a folder": (lambda path: (path.parent / "ledger.db").mkdir(), "cannot be used"),
     "ledger in a file": (section('ledger = "records.jsonl/ledger.db"'), "vault.ledger = "),
     "one path for both": (section('socket = "ledger.db"'), "ledger.db"),
 }

@@ -30,6 +30,7 @@ from common.model import LoraModel
 from common.plan import Plan
 from common.protocol import Description, Participant, Release, Statement, TrainRequest
 from common.records import read_records
+from common.signing import StatementKey
 from simulations.entropy import SeededEntropy
 from tests.conftest import ROOT
 
@@ -46,9 +47,18 @@ def write_organization(folder: Path, base: Path, **vault: Any) -> Path:
         "name": "st-mary",
         "data": {"train": "records.jsonl", "public_size": 40},
         "models": {str(base): str(base)},
-        "policy": {"max_epsilon": 20.0, "max_epsilon_per_run": 8.0, "max_delta": 5e-3},
+        "policy": {
+            "max_epsilon": 20.0,
+            "max_epsilon_per_run": 8.0,
+            "max_delta": 5e-3,
+            "plans": "any-within-policy",
+        },
         "vault": vault,
     }
+    key = folder / "keys" / "statement.key"
+    if not key.exists():
+        key.parent.mkdir()
+        StatementKey.generate().write(key)
     path = folder / "organization.toml"
     path.write_text(tomli_w.dumps(values))
     return path
@@ -58,7 +68,8 @@ def open_vault(path: Path, entropy: Entropy | None = None) -> Vault:
     """The vault of an organization's file, in this process."""
     organization = Organization.read(path)
     section = organization.vault
-    ledger = Ledger(organization.path(section.ledger), organization.name, organization.data.unit)
+    key = StatementKey.read(organization.path(section.statement_key))
+    ledger = Ledger(organization.path(section.ledger), organization.name, organization.data.unit, key)
     records = read_records(organization.path(organization.data.train))
     return Vault(organization, records, ledger, LoraModel, entropy or SeededEntropy(7), "same user")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from common.accounting import epsilon, noise_multiplier, round_up, sample_rate, total, within_lifetime
+from common.accounting import epsilon, noise_multiplier, round_up, sample_rate
 from common.mechanism import Mechanism
 
 MECHANISMS = [
@@ -180,33 +180,3 @@ def test_rounding_goes_up_by_less_than_a_digit(value: float) -> None:
 
 def test_rounding_by_hand() -> None:
     assert [round_up(value) for value in (0.0, 1.0, 1.00001, 7.79990001, 0.25)] == [0.0, 1.0, 1.0001, 7.8, 0.25]
-
-
-def test_a_budget_can_be_spent_to_its_last_digit() -> None:
-    runs = [(0.1, 1e-6)] * 9
-    assert within_lifetime(runs, (0.1, 1e-6), (1.0, 1e-5))
-    assert not within_lifetime([*runs, (0.1, 1e-6)], (0.1, 0.0), (1.0, 1e-5))
-    assert not within_lifetime([*runs, (0.1, 1e-6)], (0.0, 1e-6), (1.0, 1e-5))
-    assert not within_lifetime(runs, (0.1001, 1e-6), (1.0, 1e-5))
-    assert not within_lifetime(runs, (0.1, 1.1e-6), (1.0, 1e-5))
-
-
-def test_a_full_budget_has_no_room_for_the_smallest_delta() -> None:
-    assert not within_lifetime([(0.1, 1e-5)], (0.1, 1e-40), (1.0, 1e-5))
-
-
-SPENDS = st.lists(st.tuples(st.integers(1, 20_000), st.integers(1, 2_000)), min_size=1, max_size=12)
-
-
-@settings(deadline=None)
-@given(SPENDS, st.integers(-2, 2), st.integers(-2, 2))
-def test_a_run_is_inside_the_lifetime_just_when_the_exact_sums_are(
-    spends: list[tuple[int, int]], over: int, over_delta: int
-) -> None:
-    # ε counted in 0.0001, δ in 0.00000001, so that the sums are sums of integers.
-    runs = [(float(Decimal(e).scaleb(-4)), float(Decimal(d).scaleb(-8))) for e, d in spends]
-    cap = max(1, sum(e for e, _ in spends) - over), max(1, sum(d for _, d in spends) - over_delta)
-    inside = sum(e for e, _ in spends) <= cap[0] and sum(d for _, d in spends) <= cap[1]
-    cap_values = float(Decimal(cap[0]).scaleb(-4)), float(Decimal(cap[1]).scaleb(-8))
-    assert within_lifetime(runs[:-1], runs[-1], cap_values) == inside
-    assert total([e for e, _ in runs]) == Decimal(sum(e for e, _ in spends)).scaleb(-4)

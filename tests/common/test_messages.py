@@ -19,11 +19,12 @@ from common.adapter import AdapterError, initial, to_bytes
 from common.errors import Refused
 from common.mechanism import Mechanism
 from common.messages import MessageError
-from common.protocol import REASONS, Description, Lifetime, Release, Statement, TrainRequest
+from common.protocol import REASONS, Description, Head, Lifetime, Release, Statement, TrainRequest
 
 SHAPES = {"q_proj.lora_A.weight": (2, 6), "q_proj.lora_B.weight": (4, 2)}
 REQUEST = TrainRequest("triage-2026-11-22-1a2b3c4d", 3, b'{"name":"triage"}', "ab" * 32, b"\x00adapter\xff" * 50)
 DESCRIPTION = Description("st-mary", "example", 10_000)
+HEAD = Head("0f" * 16, 7, "ee" * 32, "aa" * 64)
 STATEMENT = Statement(
     organization="st-mary",
     run=REQUEST.run,
@@ -34,8 +35,10 @@ STATEMENT = Statement(
     mechanisms=(Mechanism(0.0256, 0.56, 80),),
     epsilon=7.8,
     delta=1e-5,
-    lifetime=Lifetime(7.8, 8.0, 1e-5),
+    lifetime=Lifetime(7.8, 8.0, 1e-5, "basic-composition-filter"),
     boundary="same user",
+    versions={"sotto": "0.1.0"},
+    head=HEAD,
 )
 ANSWERS: list[Callable[[RecordDict], Any]] = [
     messages.unpack_release,
@@ -70,6 +73,14 @@ def test_a_train_request_comes_back() -> None:
 def test_a_release_comes_back() -> None:
     release = Release(bytes(range(256)))
     assert messages.unpack_release(sent(messages.pack_release(release))) == release
+
+
+def test_a_release_holds_its_tensors_and_its_ledgers_head_and_nothing_else() -> None:
+    content = sent(messages.pack_release(Release(to_bytes(initial(SHAPES, 0)), HEAD)))
+    assert {name: set(record) for name, record in content.items()} == {
+        "sotto": {"answer", "head"},
+        "adapter": {"safetensors"},
+    }
 
 
 def test_a_query_comes_back_and_may_be_about_no_run() -> None:

@@ -42,7 +42,9 @@ OTHER: dict[str, dict[str, Any]] = {
     "aggregation": {"method": "fedavg", "weights": "public-size"},
     "privacy": {"epsilon": 7.0, "delta": 1e-6, "clipping_norm": 0.5},
 }
+# The other unit needs one key more: see `test_a_plan_for_users…`.
 ONE_VALUE_ONLY = {("task", "kind"), ("privacy", "unit")}
+USERS = {"unit": "user", "records_per_user": 4}
 
 
 def plan(**sections: Any) -> Plan:
@@ -110,7 +112,10 @@ def test_a_missing_key_is_named(section: str, key: str) -> None:
         ("privacy", "delta", 1.0),
         ("privacy", "delta", True),
         ("privacy", "clipping_norm", 0.0),
-        ("privacy", "unit", "user"),
+        ("privacy", "unit", "person"),
+        ("privacy", "records_per_user", 0),
+        ("privacy", "records_per_user", 2.0),
+        ("simulation", "user_field", ""),
         ("lora", "rank", 0),
         ("lora", "rank", True),
         ("lora", "rank", 1.0),
@@ -174,6 +179,19 @@ def test_a_partition_by_a_field_needs_the_field(kind: str) -> None:
     assert plan(simulation={"partition": kind, "field": "client"}).simulation.field == "client"
 
 
+def test_records_per_user_belong_to_users_and_users_need_them() -> None:
+    assert complaint(privacy={"unit": "user"}) == (
+        'privacy: records_per_user is missing: unit = "user" needs it, 1 or more'
+    )
+    assert complaint(privacy={"records_per_user": 4}) == 'privacy: records_per_user = 4 needs unit = "user"'
+    assert plan(privacy=USERS).privacy.records_per_user == 4
+
+
+def test_a_user_field_belongs_to_users() -> None:
+    assert 'needs privacy.unit = "user"' in complaint(simulation={"user_field": "user"})
+    assert plan(privacy=USERS, simulation={"user_field": "user"}).simulation.user_field == "user"
+
+
 def test_a_plan_of_more_steps_than_can_be_accounted_is_refused() -> None:
     text = complaint(training={"rounds": 5_001, "local_steps": 4})
     assert "20004" in text
@@ -195,6 +213,27 @@ def test_the_agreement_as_a_file_holds_nothing_of_the_coordinators_own(tmp_path:
     path.write_text(made.agreement_toml(), encoding="utf-8")
     assert "jsonl" not in path.read_text(encoding="utf-8")
     assert Plan.read(path).digest() == made.digest()
+
+
+def test_a_plan_for_users_has_a_digest_of_its_own_for_each_number_of_records_and_comes_back(
+    tmp_path: Path,
+) -> None:
+    made = [plan(), *(plan(privacy={**USERS, "records_per_user": number}) for number in (1, 4, 10**6))]
+    assert len({each.digest() for each in made}) == 4
+    path = tmp_path / "plan.toml"
+    for each in made:
+        assert Plan.from_canonical(each.canonical()) == each
+        for text in (each.agreement_toml(), each.to_toml()):
+            path.write_text(text, encoding="utf-8")
+            assert Plan.read(path).digest() == each.digest()
+
+
+def test_a_key_without_a_value_is_no_part_of_the_agreement() -> None:
+    values = json.loads(plan().canonical())
+    assert "records_per_user" not in values["privacy"]
+    values["privacy"]["records_per_user"] = None
+    with pytest.raises(InputError, match="not in canonical form"):
+        Plan.from_canonical(dumped(values))
 
 
 # Canonical bytes

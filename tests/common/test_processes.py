@@ -86,7 +86,7 @@ def family(file: Path, count: int, skip: int = 0) -> list[psutil.Process]:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)

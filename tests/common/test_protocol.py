@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.mechanism import Mechanism
-from common.protocol import Lifetime, Statement, TrainRequest
+from common.protocol import Head, Lifetime, Statement, TrainRequest
 
 REQUEST = TrainRequest("triage-2026-11-22-1a2b3c4d", 3, b'{"plan":1}', "f1", b"adapter")
+HEAD = Head("0f" * 16, 7, "ee" * 32, "aa" * 64)
 STATEMENT = Statement(
     organization="st-mary",
     run="triage-2026-11-22-1a2b3c4d",
@@ -24,8 +25,10 @@ STATEMENT = Statement(
     mechanisms=(Mechanism(0.0256, 0.56, 80),),
     epsilon=7.8,
     delta=1e-5,
-    lifetime=Lifetime(epsilon_spent=7.8, max_epsilon=8.0, delta=1e-5),
+    lifetime=Lifetime(epsilon_spent=7.8, max_epsilon=8.0, delta=1e-5, accountant="rdp-filter"),
     boundary="same user",
+    versions={"sotto": "0.1.0"},
+    head=HEAD,
 )
 
 
@@ -85,7 +88,7 @@ def test_a_statement_is_plain_values_with_the_mechanism_spelt_out() -> None:
 
 def test_a_statement_that_lacks_a_field_or_has_another_is_refused() -> None:
     whole = sent(STATEMENT.to_dict())
-    for key in sorted(set(whole) - {"adjacency", "accountant"}):
+    for key in sorted(set(whole) - {"adjacency", "accountant", "key", "signature"}):
         with pytest.raises(ValueError):
             Statement.from_dict({name: value for name, value in whole.items() if name != key})
     with pytest.raises(ValueError):

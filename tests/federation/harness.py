@@ -18,6 +18,7 @@ import psutil
 import tomli_w
 
 from common.network import free_port
+from common.signing import StatementKey
 from tests.conftest import ROOT
 
 # No test measures time: a limit only keeps a broken program from holding up the others.
@@ -200,8 +201,15 @@ class Federation:
             "name": name,
             "data": {"train": "records.jsonl", "public_size": public_size},
             "models": {str(self.base): str(self.base)},
-            "policy": {"max_epsilon": 80.0, "max_epsilon_per_run": 8.0, "max_delta": 9e-3},
+            "policy": {
+                "max_epsilon": 80.0,
+                "max_epsilon_per_run": 8.0,
+                "max_delta": 9e-3,
+                "plans": "any-within-policy",
+            },
         }
+        (home / "keys").mkdir()
+        StatementKey.generate().write(home / "keys" / "statement.key")
         (home / "organization.toml").write_text(tomli_w.dumps(organization), encoding="utf-8")
         side = {"name": name, "server": f"127.0.0.1:{self.port}", "patience": LONG, **relay}
         (home / "relay.toml").write_text(tomli_w.dumps(side), encoding="utf-8")
@@ -254,10 +262,11 @@ def charged(ledger: Path) -> dict[str, tuple[int, list[tuple[int, int]]]]:
     if not ledger.exists():
         return {}
     with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as database:
-        runs = database.execute("SELECT run, mechanism FROM runs").fetchall()
-        releases = database.execute("SELECT run, round, steps FROM releases ORDER BY round").fetchall()
+        entries = [json.loads(entry) for (entry,) in database.execute("SELECT entry FROM chain ORDER BY number")]
     database.close()
+    releases = sorted((e["run"], e["round"], e["steps"]) for e in entries if e["kind"] == "release")
     return {
-        run: (json.loads(mechanism)["steps"], [(number, steps) for of, number, steps in releases if of == run])
-        for run, mechanism in runs
+        e["run"]: (e["mechanism"]["steps"], [(number, steps) for of, number, steps in releases if of == e["run"]])
+        for e in entries
+        if e["kind"] == "run"
     }

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from client.keys import make_keys
 from client.organization import Organization
 from common.plan import Plan
 from common.records import read_records
@@ -59,13 +60,19 @@ def federation(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             # Each organization has a base model of its own.
             shutil.copytree(shared / "models" / "stories260k", home / "base")
             edit(home / "organization.toml", public_size=str(size))
+            make_keys(home / "keys", name)
             text = (home / "organization.toml").read_text(encoding="utf-8")
             mapped = text.replace('= "${SOTTO_SHARED}/models/stories260k"', '= "base"')
             assert mapped != text
+            mapped = mapped.replace("[policy]\n", '[policy]\nplans = "any-within-policy"\n')
             (home / "organization.toml").write_text(mapped, encoding="utf-8")
             edit(home / "relay.toml", server=f'"127.0.0.1:{federation.port}"')
+            with (home / "relay.toml").open("a", encoding="utf-8") as relay:
+                relay.write("patience = 240\n")
         federation.start_server()
         for name in SIZES:
+            register = ["server", "register", name, folder / name / "keys" / "statement.pub"]
+            assert federation.call(*register, "--server", folder / "server.toml")[0] == 0
             federation.start(f"{name}-node", "supernode", "start", folder / name / "relay.toml")
         yield federation
 
@@ -110,15 +117,18 @@ def files(out: Path) -> set[str]:
 
 def test_a_federation_leaves_the_files_of_a_simulation(seeded_run: Path, simulation: SimulationResult) -> None:
     simulated = {name for name in files(simulation.directory.path) if not name.startswith("organizations/")}
-    assert files(seeded_run) == simulated | {"status.json", "run.lock"}
+    keys = {f"privacy/keys/{name}.pub" for name in SIZES}
+    assert files(seeded_run) == simulated | keys | {"status.json", "run.lock"}
     for ours, theirs in zip(lines(seeded_run), lines(simulation.directory.path), strict=True):
         assert ours.keys() == theirs.keys()
         assert ours["organizations"] == theirs["organizations"]
-        assert (ours["round"], ours["bytes_up"], ours["bytes_down"]) == (
-            theirs["round"],
-            theirs["bytes_up"],
-            theirs["bytes_down"],
-        )
+        # The heads of the ledgers are signed: 64 bytes, in hexadecimal.
+        signatures = 128 * len(SIZES) if ours["round"] else 0
+        assert ours["bytes_up"] == theirs["bytes_up"] + signatures
+        # They come back with every request but the first; the simulation has nobody to keep them.
+        heads = (ours["bytes_down"] - theirs["bytes_down"]) / len(SIZES)
+        assert heads == 0 if ours["round"] < 2 else 250 < heads < 350
+        assert ours["round"] == theirs["round"]
         assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=1e-6)
 
 
@@ -134,8 +144,10 @@ def test_a_federation_costs_what_its_simulation_says(seeded_run: Path, simulatio
     assert keys(ours) == keys(theirs)
     assert [item["name"] for item in ours["organizations"]] == list(SIZES)
     for item, simulated in zip(ours["organizations"], theirs["organizations"], strict=True):
-        assert item["boundary"] == "same user"
-        for key in set(item) - {"boundary", "lifetime"}:
+        assert (item["boundary"], item["signature"]) == ("same user", "valid")
+        assert item["registered_key_fingerprint"].startswith("SHA256:")
+        own = {"boundary", "lifetime", "signature", "head", "key", "key_fingerprint", "registered_key_fingerprint"}
+        for key in set(item) - own:
             assert item[key] == simulated[key], key
         assert item["mechanisms"][0]["sample_rate"] == 16 / SIZES[item["name"]]
         assert item["lifetime"]["epsilon_spent"] == simulated["lifetime"]["epsilon_spent"]

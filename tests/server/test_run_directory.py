@@ -13,7 +13,7 @@ from common.adapter import Adapter
 from common.errors import InputError
 from common.mechanism import Mechanism
 from common.plan import Plan
-from common.protocol import Lifetime, Statement
+from common.protocol import Head, Lifetime, Statement
 from common.settings import validate
 from server.run_directory import RoundLine, RunDirectory, RunInfo, ensure_free, new_run_id
 
@@ -232,8 +232,10 @@ def test_statements_come_back_by_organization(tmp_path: Path) -> None:
             mechanisms=(Mechanism(0.1, 1.0, 12),),
             epsilon=2.0,
             delta=1e-5,
-            lifetime=Lifetime(2.0, 8.0, 1e-5),
+            lifetime=Lifetime(2.0, 8.0, 1e-5, "basic-composition-filter"),
             boundary="same user",
+            versions={"sotto": "0.1.0"},
+            head=Head("0f" * 16, 3, "ee" * 32, ""),
         )
         for name in ("st-mary", "county")
     ]

@@ -141,6 +141,70 @@ def test_a_record_without_the_field_is_named(kind: str, value: Any) -> None:
         partition([*records(["a", "b"]), {"client": value} if value is not None else {"id": 2}], asked)
 
 
+USER_FIELDS = st.lists(
+    st.tuples(st.sampled_from(["ann", "ben", 3, "3", "cat", "dan"]), st.sampled_from(["North", "South"])),
+    min_size=1,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(["iid", "dirichlet"]), USER_FIELDS, st.integers(1, 4), st.integers(0, 5))
+def test_all_records_of_a_user_are_dealt_to_one_organization(
+    kind: str, rows: list[tuple[Any, str]], organizations: int, seed: int
+) -> None:
+    own = [{**record, "user": user} for record, (user, _) in zip(records([c for _, c in rows]), rows, strict=True)]
+    values = {"field": "client", "user_field": "user", "organizations": organizations, "seed": seed}
+    try:
+        dealt = partition(own, simulation(partition=kind, **values))
+    except InputError:
+        return  # an organization would have had no records
+    homes: dict[tuple[type, Any], set[str]] = {}
+    for name, some in dealt.items():
+        for record in some:
+            homes.setdefault((type(record["user"]), record["user"]), set()).add(name)
+    assert all(len(names) == 1 for names in homes.values())
+    assert sorted(number for some in ids(dealt).values() for number in some) == list(range(len(own)))
+    assert all(some == sorted(some) for some in ids(dealt).values())
+    if kind == "iid":
+        users = [sum(name in names for names in homes.values()) for name in dealt]
+        assert max(users) - min(users) <= 1
+
+
+def test_dirichlet_deals_a_user_by_the_field_of_the_first_record() -> None:
+    """At a tiny alpha each value goes to one organization: users of one first value stay together."""
+    own = [{"user": f"{client}{n}", "client": client} for n in range(20) for client in ("North", "South")]
+    own += [{"user": f"North{n}", "client": "South"} for n in range(20)]
+    for seed in range(20):
+        values = {"field": "client", "user_field": "user", "organizations": 2, "alpha": 1e-3, "seed": seed}
+        try:
+            dealt = partition(own, simulation(partition="dirichlet", **values))
+        except InputError:
+            continue
+        assert sorted({record["user"][:5] for record in some} for some in dealt.values()) in (
+            [{"North"}, {"South"}],
+            [{"South"}, {"North"}],
+        )
+        return
+    raise AssertionError("no seed gave both organizations records")
+
+
+def test_a_user_with_records_at_two_organizations_is_refused() -> None:
+    own = [{"client": client, "user": user} for client, user in [("a", 1), ("b", "1"), ("b", 2), ("a", 2)]]
+    asked = simulation(partition="field", field="client", user_field="user")
+    assert [len(some) for some in partition(own[:3], asked).values()] == [1, 2]
+    with pytest.raises(InputError, match="'2' has records at a and at b"):
+        partition(own, asked)
+
+
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "field"])
+@pytest.mark.parametrize("value", [None, "", " ", 1.5, True, ["a"]])
+def test_a_record_without_a_user_is_named(kind: str, value: Any) -> None:
+    asked = simulation(partition=kind, field="client", user_field="user", organizations=1)
+    own = [{"client": "a", "user": "x"}, {"client": "a", "user": value}]
+    with pytest.raises(InputError, match=r"simulation.user_field = 'user': record 2 has no such field"):
+        partition(own, asked)
+
+
 @pytest.mark.parametrize("kind", ["iid", "dirichlet"])
 def test_an_organization_without_records_is_refused(kind: str) -> None:
     asked = simulation(partition=kind, field="client", organizations=4)

@@ -244,7 +244,7 @@ def test_an_interrupted_run_resumes_to_the_same_adapter_at_the_same_cost(
     assert [line.round for line in resumed.directory.rounds()] == [0, 1, 2]
     for name in private_records:
         ledger = Ledger(tmp_path / "cut" / "organizations" / name / "ledger.db", name, "example")
-        assert len(ledger.spent_by_run()) == 1
+        assert len(ledger.spent()) == 1
         assert ledger.settled_rounds(resumed.directory.info.run) == [1, 2]
 
 
