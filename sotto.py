@@ -175,10 +175,11 @@ def make_client_keys(
 ) -> None:
     """Make the organization's statement key, at home; print the public half."""
     from client.keys import make_keys
+    from common.signing import key_fingerprint, read_public
 
     public = make_keys(folder, name)
     _report(f"{public}: give this file to the coordinator, who runs: sotto server register {name} {public.name}")
-    _report(public.read_text(encoding="ascii").strip())
+    _report(f"its fingerprint is {key_fingerprint(read_public(public))}")
 
 
 @client.command("approve")
@@ -207,8 +208,10 @@ def register_organization(
     settings: ServerOption = None,
 ) -> None:
     """Take an organization's public key: only its signatures count from now on."""
+    from common.signing import key_fingerprint
+
     public = _registry(settings).register(name, key)
-    _report(f"{name}: registered with the key {public[:16]}…; compare it with the organization by telephone")
+    _report(f"{name}: registered; compare the fingerprint {key_fingerprint(public)} with the organization")
 
 
 @server.command("revoke")
@@ -223,8 +226,10 @@ def revoke_organization(
 @server.command("list")
 def list_organizations(settings: ServerOption = None) -> None:
     """Show the registered organizations."""
+    from common.signing import key_fingerprint
+
     for name, public in _registry(settings).keys().items():
-        _report(f"{name}  {public[:16]}…")
+        _report(f"{name}  {key_fingerprint(public)}")
 
 
 @privacy.command("calibrate")

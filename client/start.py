@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,8 @@ from common.protocol import SAME_USER, SEPARATE_USERS
 from common.records import Record, read_records
 from common.signing import StatementKey
 
+_POLL_SECONDS = 0.1
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,10 +44,11 @@ def serve_vault(organization: Organization, entropy: Entropy, ready: Callable[[s
     Raises:
         InputError: something that the organization's file names is not as it should be; nothing is spent.
     """
-    # Not an event: a handler that sets one waits for ever if it interrupts its own thread inside `wait`.
-    told: queue.SimpleQueue[int] = queue.SimpleQueue()
+    # Not an event: a handler that sets one waits for ever if it interrupts its own thread inside `wait`. And not a
+    # queue: a signal that comes between two looks at it is heard when the next one comes.
+    told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda which, _: told.put(which))
+        signal.signal(number, lambda which, _: told.append(which))
     section = organization.vault
     socket = check_socket_path(organization.path(section.socket))
     ledger_path = organization.path(section.ledger)
@@ -55,7 +58,8 @@ def serve_vault(organization: Organization, entropy: Entropy, ready: Callable[[s
         server = VaultServer(vault, socket, section.group)
         server.start()
         ready(f"{organization.name}: the vault answers at {socket} for {held}")
-        told.get()
+        while not told:
+            time.sleep(_POLL_SECONDS)
         if not server.stop():
             _log.warning("a training is cut off; it was charged already and is made again when it is asked for")
             logging.shutdown()

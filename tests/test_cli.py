@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -455,3 +456,68 @@ def test_a_foreign_package_named_common_is_refused(package: str, tmp_path: Path)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode != 0
     assert "is not Sotto's own" in ended.stderr
+
+
+# Keys, registration and approval
+
+
+def test_both_sides_see_the_fingerprint_of_one_key_and_a_revoked_one_is_gone(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text("")
+    server = ("--server", tmp_path / "server.toml")
+    code, said, _ = cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
+    assert code == 0
+    assert (tmp_path / "keys" / "statement.key").stat().st_mode & 0o777 == 0o600
+    # By another program, if it is there: the organization can check with what it has.
+    public = tmp_path / "keys" / "statement.pub"
+    fingerprint = said.split()[-1]
+    if shutil.which("ssh-keygen"):
+        listed = subprocess.run(["ssh-keygen", "-lf", public], capture_output=True, text=True, check=True).stdout
+        assert fingerprint == listed.split()[1]
+    code, said, _ = cli("server", "register", "st-mary", public, *server)
+    assert (code, fingerprint in said) == (0, True)
+    assert cli("server", "list", *server)[1] == f"st-mary  {fingerprint}\n"
+    assert cli("server", "revoke", "st-mary", *server)[0] == 0
+    assert cli("server", "list", *server)[1] == ""
+
+
+def test_a_key_is_never_replaced(cli: Run, tmp_path: Path) -> None:
+    cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
+    before = (tmp_path / "keys" / "statement.key").read_bytes()
+    code, _, error = cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
+    assert code == 2
+    assert "exists already" in error
+    assert (tmp_path / "keys" / "statement.key").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("register", "st-mary", "no-such.pub"), "no-such.pub: there is no such file"),
+        (("register", "st-mary", "server.toml"), "server.toml: not a public key"),
+        (("register", "../st-mary", "statement.pub"), "lower-case letters"),
+        (("revoke", "clinic"), "clinic"),
+    ],
+)
+def test_a_mistake_at_the_registry_is_one_line(
+    cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("server.toml").write_text("")
+    Path("statement.pub").write_text(public_line(StatementKey.generate().public, "st-mary"))
+    code, _, error = cli("server", *arguments, "--server", "server.toml")
+    assert (code, error.count("\n")) == (2, 1)
+    assert said in error
+    assert cli("server", "list", "--server", "server.toml")[1] == ""
+
+
+def test_approving_shows_what_a_plan_would_cost_and_records_it(cli: Run, folder: Path) -> None:
+    organization = write_organization(folder)
+    plan = folder / "plan.toml"
+    plan.write_text(plan.read_text().replace("delta = 1e-3", "delta = 1e-4"))
+    code, said, _ = cli("client", "approve", organization, plan)
+    assert code == 0
+    digest = Plan.read(plan).digest()
+    assert f"approved: {digest}" in said
+    assert "1 steps at rate 0.2 " in said
+    assert digest in (folder / "approved-plans.txt").read_text()
+    assert not (folder / "ledger.db").exists(), "nothing is spent"
