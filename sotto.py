@@ -19,6 +19,7 @@ from common.settings import Section, template
 
 if TYPE_CHECKING:
     from server.registry import Registry
+    from server.superlink import Server
 
 # Quiet and offline, before any library that reads these is imported.
 for _name, _value in {
@@ -119,9 +120,8 @@ def run_plan(
     from server.run import run_federated
     from server.run_directory import new_run_id
     from server.summary import print_summary
-    from server.superlink import Server
 
-    chosen, settings = Plan.read(plan), Server.read(server) if server else Server()
+    chosen, settings = Plan.read(plan), _settings(server)
     try:
         with ProgressBar(chosen, True, _screen) as bar:
             directory, report = run_federated(
@@ -137,9 +137,9 @@ def run_plan(
 @server.command("start")
 def start_server(settings: ServerFile = None) -> None:
     """Run Flower's SuperLink on this machine until Ctrl-C."""
-    from server.superlink import Server, serve
+    from server.superlink import serve
 
-    serve(Server.read(settings) if settings else Server(), _report)
+    serve(_settings(settings), _report)
 
 
 @vault.command("start")
@@ -257,7 +257,7 @@ def calibrate_plan(
             chosen, numbers, trained_coordinates(chosen), lambda text: status.update(f"computing: {text}")
         )
     if as_json:
-        sys.stdout.write(json.dumps(values) + "\n")
+        _print_json(values)
         return
     print_calibration(values, _screen)
 
@@ -270,7 +270,7 @@ def show_budget(organization: OrganizationFile, as_json: AsJson = False) -> None
 
     values = budget(Organization.read(organization))
     if as_json:
-        sys.stdout.write(json.dumps(values) + "\n")
+        _print_json(values)
         return
     print_budget(values, _screen)
 
@@ -330,7 +330,7 @@ def evaluate(
             section = plan.task if plan else Task()
         metrics = evaluate(model, tokenizer, section, data)
     if as_json:
-        sys.stdout.write(json.dumps(metrics) + "\n")
+        _print_json(metrics)
         return
     for name, value in metrics.items():
         _screen.print(f"{name:12} {value:.6g}", highlight=False)
@@ -390,11 +390,20 @@ def init_server(path: NewFile) -> None:
     _write_template(path, Server)
 
 
-def _registry(settings: Path | None) -> Registry:
-    from server.registry import Registry
+def _settings(path: Path | None) -> Server:
     from server.superlink import Server
 
-    return Registry((Server.read(settings) if settings else Server()).registry)
+    return Server.read(path) if path else Server()
+
+
+def _registry(settings: Path | None) -> Registry:
+    from server.registry import Registry
+
+    return Registry(_settings(settings).registry)
+
+
+def _print_json(values: object) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
 
 
 def _report(text: str) -> None:

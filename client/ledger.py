@@ -148,7 +148,7 @@ class Ledger:
             try:
                 yield
                 self._database.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # whatever ends it, nothing of it stays
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise

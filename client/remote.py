@@ -15,7 +15,7 @@ from client import vault_pb2 as pb
 from client import vault_pb2_grpc as stubs
 from client.wire import MESSAGE_LIMIT, PIECE_BYTES, Assembly, grpc_address, split
 from common.errors import Refused
-from common.protocol import REASONS, Description, Head, Release, Statement, TrainRequest, head_text
+from common.protocol import REASONS, Description, Head, Release, Statement, TrainRequest, head_text, read_head
 
 _QUERY_SECONDS = 30.0
 _RETRY_SECONDS = 0.3
@@ -148,7 +148,7 @@ def _read_release(parts: Iterator[pb.ReleasePart]) -> Release:
         _raise_refusal(part)
         if part.WhichOneof("part") == "head":
             update = Assembly(part.head.size)
-            head = Head.from_json(part.head.ledger_head) if part.head.ledger_head else None
+            head = read_head(part.head.ledger_head)
         elif update is not None:
             update.add(part.data)
     if update is None:

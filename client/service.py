@@ -25,7 +25,7 @@ from client import vault_pb2_grpc as stubs
 from client.refusal import refusal_for
 from client.wire import MESSAGE_LIMIT, Assembly, check_socket_path, grpc_address, split
 from common.errors import InputError, Refused
-from common.protocol import Head, Participant, Release, TrainRequest, head_text
+from common.protocol import Participant, Release, TrainRequest, head_text, read_head
 
 _log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def _read_request(parts: Iterator[pb.TrainPart]) -> TrainRequest:
     if head is None:
         raise Refused("malformed-request", "the request is empty")
     try:
-        seen = Head.from_json(head.seen) if head.seen else None
+        seen = read_head(head.seen)
     except ValueError:
         raise Refused("malformed-request", "the ledger head that came back cannot be read") from None
     return TrainRequest(head.run, head.round, head.plan, head.fingerprint, adapter.complete(), seen)

@@ -66,19 +66,27 @@ def epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "prv") 
     """
     if not 0 < delta < 1:
         raise ValueError(f"delta = {delta}: it should be above 0 and below 1")
-    loose = _rdp_epsilon(mechanism, delta)
-    if accountant == "rdp" or loose > _PRV_LIMIT or _prv_points(mechanism, delta, _EPSILON_ERROR) > _PRV_POINTS:
-        return round_up(max(loose, 0.0))
-    # Where δ alone would do, both give an ε below zero.
-    return round_up(max(_prv_epsilon(mechanism, delta, _EPSILON_ERROR), 0.0))
+    if accountant == "rdp":
+        return _non_negative(_rdp_epsilon(mechanism, delta))
+    return _tight_epsilon(mechanism, delta, _EPSILON_ERROR)
 
 
 def rough_epsilon(mechanism: Mechanism, delta: float) -> float:
     """An upper bound of ε that is at most 0.05 above `epsilon` and much faster: for charts, never for a budget."""
+    return _tight_epsilon(mechanism, delta, _COARSE_ERROR)
+
+
+def _tight_epsilon(mechanism: Mechanism, delta: float, error: float) -> float:
+    """PRV's ε, or RDP's where PRV would take gigabytes."""
     loose = _rdp_epsilon(mechanism, delta)
-    if loose > _PRV_LIMIT or _prv_points(mechanism, delta, _COARSE_ERROR) > _PRV_POINTS:
-        return round_up(max(loose, 0.0))
-    return round_up(max(_prv_epsilon(mechanism, delta, _COARSE_ERROR), 0.0))
+    if loose > _PRV_LIMIT or _prv_points(mechanism, delta, error) > _PRV_POINTS:
+        return _non_negative(loose)
+    return _non_negative(_prv_epsilon(mechanism, delta, error))
+
+
+def _non_negative(value: float) -> float:
+    """Rounded up. Where δ alone would do, both accountants give an ε below zero."""
+    return round_up(max(value, 0.0))
 
 
 def round_up(value: float) -> float:

@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from common.adapter import Adapter, Shapes, from_bytes, to_bytes
 from common.errors import Refused
 from common.plan import NAME_PATTERN
-from common.protocol import REASONS, Description, Head, Release, Statement, TrainRequest, head_text
+from common.protocol import REASONS, Description, Head, Release, Statement, TrainRequest, head_text, read_head
 
 DESCRIBE = "query.describe"
 TRAIN = "train"
@@ -40,6 +40,12 @@ def pack_train(request: TrainRequest) -> RecordDict:
         }
     )
     return RecordDict({_HEAD: head, _BODY: _array_record(request.adapter)})
+
+
+def with_seen(content: RecordDict, seen: Head | None) -> RecordDict:
+    """A packed train request with another ledger head. The adapter is shared, not copied."""
+    head = ConfigRecord({**content.config_records[_HEAD], "seen": head_text(seen)})
+    return RecordDict({_HEAD: head, _BODY: content.array_records[_BODY]})
 
 
 def unpack_train(content: RecordDict) -> TrainRequest:
@@ -146,7 +152,7 @@ def array_bytes(arrays: ArrayRecord) -> bytes:
 
 def _ledger_head(text: str) -> Head | None:
     try:
-        return Head.from_json(text) if text else None
+        return read_head(text)
     except ValueError:
         raise MessageError("the message holds no ledger head") from None
 

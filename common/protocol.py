@@ -88,6 +88,15 @@ def head_text(head: Head | None) -> str:
     return "" if head is None else head.to_json()
 
 
+def read_head(text: str) -> Head | None:
+    """The inverse of `head_text`.
+
+    Raises:
+        ValueError: it is no head.
+    """
+    return Head.from_json(text) if text else None
+
+
 @dataclass(frozen=True)
 class TrainRequest:
     """Train one round.

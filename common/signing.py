@@ -118,5 +118,14 @@ def read_public(path: Path) -> str:
     return _hex(key)
 
 
+def read_keys(folder: Path) -> dict[str, str]:
+    """Organization → its public key, of every file NAME.pub in a folder.
+
+    Raises:
+        InputError: a file is no Ed25519 public key.
+    """
+    return {path.stem: read_public(path) for path in sorted(folder.glob("*.pub"))}
+
+
 def _hex(key: Ed25519PublicKey) -> str:
     return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw).hex()

@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
         except SottoError as error:
             teller.tell(Status("failed", reason=str(error)))
             raise
-        except Exception as error:
+        except Exception as error:  # whoever watches is told before the process ends
             teller.tell(Status("failed", reason=f"{type(error).__name__}: {error}"))
             raise
         teller.tell(Status("complete"))

@@ -15,7 +15,7 @@ from rich.table import Table
 from common.errors import InputError, SottoError
 from common.protocol import SIMULATED
 from common.report import build_report, printable, problems, two_decimals, warnings
-from common.signing import read_public
+from common.signing import read_keys
 from server.page import render_page
 from server.run_directory import RunDirectory
 
@@ -117,7 +117,7 @@ def _cell(text: str) -> str:
 
 
 def _read_keys(folder: Path) -> dict[str, str]:
-    files = sorted(folder.glob("*.pub"))
-    if not files:
+    keys = read_keys(folder)
+    if not keys:
         raise InputError(f"{folder}: holds no public keys; it should hold one NAME.pub for each organization")
-    return {file.stem: read_public(file) for file in files}
+    return keys

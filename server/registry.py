@@ -12,7 +12,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.plan import NAME_PATTERN
 from common.protocol import Head
-from common.signing import is_signed, public_line, read_public
+from common.signing import is_signed, public_line, read_keys, read_public
 
 
 class Registry:
@@ -59,7 +59,7 @@ class Registry:
         """Organization → its public key, in hexadecimal."""
         if self._folder is None:
             return {}
-        return {path.stem: read_public(path) for path in sorted(self._folder.glob("*.pub"))}
+        return read_keys(self._folder)
 
     def newest(self, name: str) -> Head | None:
         """The newest head of an organization's ledger that was shown, in any run."""
@@ -73,7 +73,7 @@ class Registry:
 
     def note(self, name: str, head: Head | None) -> None:
         """Remember a head that an organization shows, if it is newer and signed with the registered key."""
-        public = self.keys().get(name)
+        public = self._key(name)
         if head is None or public is None or not is_signed(head.signed_bytes(), head.signature, public):
             return
         known = self.newest(name)
@@ -85,6 +85,12 @@ class Registry:
         part = path.with_name(path.name + ".part")
         part.write_text(head.to_json(), encoding="utf-8")
         part.replace(path)
+
+    def _key(self, name: str) -> str | None:
+        if self._folder is None:
+            return None
+        path = self._path(name, "pub")
+        return read_public(path) if path.exists() else None
 
     def _path(self, name: str, kind: str) -> Path:
         if not re.fullmatch(NAME_PATTERN, name):

@@ -18,7 +18,7 @@ from common.adapter import Adapter, Shapes, from_bytes, to_bytes, trained
 from common.errors import InputError
 from common.plan import Plan
 from common.protocol import Statement
-from common.signing import public_line, read_public
+from common.signing import public_line, read_keys
 from server.registry import Registry
 
 
@@ -189,8 +189,7 @@ class RunDirectory:
 
     def keys(self) -> dict[str, str]:
         """Organization → its registered key, as it was when the run ended."""
-        files = sorted((self.path / "privacy" / "keys").glob("*.pub"))
-        return {file.stem: read_public(file) for file in files}
+        return read_keys(self.path / "privacy" / "keys")
 
     def statements(self) -> list[Statement]:
         """All stored statements, by organization.

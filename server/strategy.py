@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -63,10 +63,11 @@ class LoraAveraging(Strategy):
         """The same request for every connected organization, each with its own ledger's newest head."""
         self._adapter = messages.array_bytes(arrays)
         request = TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, self._adapter)
+        content = messages.pack_train(request)
         ttl = self._plan.federation.round_timeout
         return [
             Message(
-                messages.pack_train(replace(request, seen=self._registry.newest(name))),
+                messages.with_seen(content, self._registry.newest(name)),
                 node,
                 messages.TRAIN,
                 ttl=ttl,
