@@ -16,6 +16,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
 import httpx
@@ -81,6 +82,8 @@ class Door:
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_IDLE_SECONDS),
             # No proxy of the coordinator's environment: the SuperLink is on this machine.
             trust_env=False,
+            # What is kept for one organization would be sent along with another's requests.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
     def app(self) -> Starlette:
