@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/round_overhead.py [--rounds 11] [--organizations 3] [--insecure]
 
 Ours: server with TLS and node keys (without, with `--insecure`), vaults and relays as `sotto` starts them, on the
-demo's base model; the time that the slowest vault spent in `train` is taken off each round. Stock: `flower-superlink`, `flower-supernode` and FedAvg with all
-defaults, whose ClientApp returns the arrays that it got, of the same number of bytes, without any training. All
-on loopback. The first round of each is left out: it loads what later rounds keep.
+demo's base model; the time that the slowest vault spent in `train` is taken off each round. Stock:
+`flower-superlink`, `flower-supernode` and FedAvg with all defaults and no TLS, whose ClientApp returns the arrays
+that it got, of the same number of bytes, without any training. All on loopback. The first round of each is left
+out: it loads what later rounds keep.
 """
 
 from __future__ import annotations

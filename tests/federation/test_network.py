@@ -67,7 +67,9 @@ def there() -> Iterator[Elsewhere]:
 
 
 @pytest.fixture(scope="module")
-def federation(there: Elsewhere, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+def federation(
+    there: Elsewhere, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Federation]:
     """The coordinator and the vaults are here; the relay of organization b is on the other machine."""
     with Federation(tmp_path_factory.mktemp("network"), tiny_base) as federation:
         for name in ("server.pem", "server.key"):
