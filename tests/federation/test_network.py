@@ -1,5 +1,5 @@
-"""What another machine reaches of the coordinator's: the door, and nothing behind it. And what happens to a run when
-the network between them is cut.
+"""What another machine reaches of the coordinator's: the door, and nothing behind it. And what happens to a run
+when the network between them is cut.
 """
 
 from __future__ import annotations

@@ -40,12 +40,13 @@ def python_path() -> str:
 
 @functools.cache
 def python_of_users() -> str | None:
-    """An interpreter of this version that other users may run; None if there is none, or no right to run as others."""
+    """An interpreter of this version that other users may run; None if there is none, or no right to be others."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return None
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        code = "import os, subprocess, sys; import client.start, client.runtime; subprocess.run([sys.executable, '-V'])"
+        # Its children, too: they are started by the interpreter's own name.
+        code = "import subprocess, sys, client.start, client.runtime; subprocess.run([sys.executable, '-V'])"
         if not Path(candidate).exists():
             continue
         tried = subprocess.run(
