@@ -55,6 +55,7 @@ def mistakes(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             )
         )
         (folder / "public.toml").write_text(tomli_w.dumps({"address": "0.0.0.0:8000", "insecure": True}))
+        (folder / "anywhere.toml").write_text(tomli_w.dumps({"address": "0.0.0.0:8000"}))
         (folder / "behind.toml").write_text(tomli_w.dumps({"superlink": "0.0.0.0:8000"}))
         (folder / "no-certificate.toml").write_text(tomli_w.dumps({**other, "certificate": "nowhere.pem"}))
         key_of_another = {**other, "key": str(folder / "alone" / "keys" / "statement.key")}
@@ -92,7 +93,7 @@ def mistakes(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         relay("no TLS there", server=f"127.0.0.1:{federation.superlink_port}", patience=1)
         one.start("port in use", "server", "start", folder / "taken.toml")
         one.start("not loopback", "server", "start", folder / "public.toml")
-        one.start("insecure, not loopback", "server", "start", folder / "behind.toml", "--insecure")
+        one.start("insecure, not loopback", "server", "start", folder / "anywhere.toml", "--insecure")
         one.start("SuperLink not loopback", "server", "start", folder / "behind.toml")
         one.start("no certificate there", "server", "start", folder / "no-certificate.toml")
         one.start("wrong key", "server", "start", folder / "wrong-key.toml")
@@ -123,7 +124,7 @@ def mistakes(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         ("unknown key", 2, "does not know the key SHA256:"),
         ("another's key", 2, "knows this key as 'twin'; name = 'alone'"),
         ("no TLS there", 1, "speaks no TLS"),
-        ("insecure, not loopback", 2, "address"),
+        ("insecure, not loopback", 2, "address = '0.0.0.0:8000': it should be 127.0.0.1:8000; without TLS"),
         ("SuperLink not loopback", 2, "superlink = '0.0.0.0:8000': it should be 127.0.0.1:8000"),
         ("no certificate there", 2, "make it with: sotto server certs"),
         ("wrong key", 2, "not a certificate and its key"),

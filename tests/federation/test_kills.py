@@ -1,7 +1,7 @@
 """Every process of a federation is killed at random moments: each run completes or is resumed, no ledger
 under-counts, no round is lost or made twice, and nothing is left behind.
 
-`make test` does a few; `SOTTO_KILLS=100` many more (`make soak`).
+`make test` does a few, `make soak` a hundred.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.federation.harness import Federation, Program, assert_gone, charged, 
 
 NAMES = ["a", "b"]
 ROUNDS, STEPS = 4, 20
-KILLS = int(os.environ.get("SOTTO_KILLS", "8"))
+KILLS = int(os.environ.get("SOTTO_SOAK_KILLS", "8"))
 # What is in the command line of each kind of process, in the order in which it is looked for.
 KINDS = {
     "door": ("server.door",),
@@ -137,7 +137,7 @@ def test_runs_survive_the_death_of_any_process(federation: Federation) -> None:
         )
         outs.append(federation.folder / f"kills-{number}")
         kills.run(plan, outs[-1])
-    print(f"{kills.done.total()} kills in {len(outs)} runs: {dict(kills.done)}")
+    _log.warning("%d kills in %d runs: %s", kills.done.total(), len(outs), dict(kills.done))
     assert kills.done.total() >= KILLS
 
     ledgers = {name: charged(federation.folder / name / "ledger.db") for name in NAMES}
