@@ -13,11 +13,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from tests.federation.harness import Federation, Program, assert_gone, charged, lines, report, texts, wait_until
+from tests.federation.harness import (
+    Federation,
+    Program,
+    assert_gone,
+    charged,
+    lines,
+    report,
+    status,
+    texts,
+    wait_until,
+)
 
 NAMES = ["a", "b"]
 ROUNDS, STEPS = 4, 20
@@ -49,6 +60,8 @@ class Kills:
         self.done: Counter[str] = Counter()
         self.lost: list[psutil.Process] = []
         self._starts = 0
+        self._told: dict[str, Any] = {}
+        self._next: float | None = None
 
     def tend(self) -> None:
         """Start the commands that should run and do not."""
@@ -71,13 +84,24 @@ class Kills:
             run = self.federation.start(f"run-{self._starts}", *self.federation.run_arguments(plan, out, *resumed))
             while (code := run.process.poll()) is None:
                 self.tend()
-                if self.done.total() < KILLS:
-                    time.sleep(self.random.uniform(0.2, 4))
+                if self.done.total() < KILLS and self._is_time(out):
                     self.kill_one(run)
-                else:
-                    time.sleep(0.1)
+                time.sleep(0.1)
             assert code in (0, 1, -9), run.text
             assert "Traceback" not in run.text
+
+    def _is_time(self, out: Path) -> bool:
+        """Mostly when a round is trained again since the last kill, sometimes in the middle of a recovery."""
+        now = status(out)
+        if self._next is None:
+            soon = self.random.random() < 0.2
+            if not soon and (now == self._told or now.get("state") != "running"):
+                return False
+            self._next = time.monotonic() + self.random.uniform(0, 3)
+        if time.monotonic() < self._next:
+            return False
+        self._told, self._next = now, None
+        return True
 
     def kill_one(self, run: Program) -> None:
         """Kill a process of a random kind."""
