@@ -7,13 +7,13 @@ holds true numbers of the records: it is for the administrator's own terminal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
 from client.checks import Check
-from client.checks.connection import check_socket
+from client.checks.connection import check_relay, check_socket
 from client.checks.device import check_device
 from client.checks.ledger import check_ledger
 from client.checks.models import check_models
@@ -22,28 +22,41 @@ from client.checks.records import check_examples, check_records
 from client.organization import Organization
 from common.plan import Plan
 
+if TYPE_CHECKING:
+    from client.supernode import Relay
+
 GROUPS = ("records", "model", "device", "ledger", "plan", "connection")
 _STYLES = {"ok": "green", "warning": "yellow", "wrong": "red"}
 
 
 def check(
-    organization: Organization, plan: Plan | None = None, told: Callable[[str], None] = lambda _: None
+    organization: Organization,
+    plan: Plan | None = None,
+    relay: Relay | None = None,
+    told: Callable[[str], None] = lambda _: None,
 ) -> list[Check]:
     """Look at everything that an organization's file names.
 
     Args:
         organization: its file.
         plan: a plan that should run here; None to look at the organization alone.
+        relay: its relay's file; None to ask neither its vault nor the server.
         told: what is being looked at, for whoever waits.
 
     Returns:
         What was found, by group in the order of `GROUPS`. Whatever goes wrong on the way is a finding too.
     """
-    return sorted(_look(organization, plan, told), key=lambda found: GROUPS.index(found.group))
+    return sorted(_look(organization, plan, relay, told), key=lambda found: GROUPS.index(found.group))
 
 
-def _look(organization: Organization, plan: Plan | None, told: Callable[[str], None]) -> Iterator[Check]:
+def _look(
+    organization: Organization, plan: Plan | None, relay: Relay | None, told: Callable[[str], None]
+) -> Iterator[Check]:
     yield from check_socket(organization)
+    if relay is not None:
+        # First: what is sent to the server is sent before any record was opened.
+        told("vault and server")
+        yield from check_relay(organization, relay)
     told("ledger")
     yield from check_ledger(organization)
     if plan is not None:
@@ -53,12 +66,12 @@ def _look(organization: Organization, plan: Plan | None, told: Callable[[str], N
     records = yield from check_records(organization)
     told("base models")
     tokenizer = yield from check_models(organization, plan)
-    tokens = None
+    units = None
     if plan is not None and records is not None and tokenizer is not None:
         told("records as the plan encodes them")
-        tokens = yield from check_examples(organization, plan, records, tokenizer)
+        units = yield from check_examples(organization, plan, records, tokenizer)
     told("device")
-    yield from check_device(organization, plan, tokens)
+    yield from check_device(organization, plan, units)
 
 
 def to_json(organization: Organization, found: Sequence[Check]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Whether the device is there, and whether a plan fits on it: tried with made-up tokens and the code that trains.
 
-Nothing of a record takes part. On a GPU nothing is tried beside a running vault, whose memory it could take.
+Nothing of a record takes part in the trial; the estimate of a round's time goes by their lengths. On a GPU nothing
+is tried beside a running vault, whose memory it could take.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from client.checks import Checks, Group
 from client.data import Unit
 from client.entropy import SystemEntropy
 from client.organization import Organization
-from client.private import GuaranteeError, Step, groups, train
+from client.private import GuaranteeError, Step, choose_examples, groups, micro_batches, poisson_sample, train
 from client.start import listed_folder, open_device
 from client.vault import make_optimizer
 from client.verification import GRADIENT_TOLERANCE, verify_training
@@ -28,22 +29,23 @@ from common.errors import SottoError
 from common.lock import is_held
 from common.model import LoraModel
 from common.plan import Plan
-from common.tasks import Task, make_task, padded_length
+from common.tasks import Example, Task, make_task, padded_length
 
 _GROUP = Group("device")
 _GIB = 2**30
 _LOOK_SECONDS = 0.01
 # Above this share of what is free, other programs or a fragmented memory may leave too little.
 _TIGHT = 0.9
+_DRAWS = 5
 
 
-def check_device(organization: Organization, plan: Plan | None, tokens: float | None) -> Checks[None]:
+def check_device(organization: Organization, plan: Plan | None, units: Sequence[Unit] | None) -> Checks[None]:
     """Look at the device, and try a plan on it.
 
     Args:
         organization: its file.
         plan: None to look at the device alone.
-        tokens: padded tokens that a step draws; None to take every example as long as the plan allows.
+        units: as the plan encodes them, for their lengths; None to take every one as long as the plan allows.
     """
     there = yield from _GROUP.look("device", _device(organization, plan))
     if not there or plan is None or plan.model.base not in organization.models:
@@ -54,7 +56,7 @@ def check_device(organization: Organization, plan: Plan | None, tokens: float | 
             "plan", "not tried: the vault runs, and a trial could take the memory that it needs; stop it to try"
         )
         return
-    yield from _GROUP.look("plan", _plan(organization, plan, device, tokens))
+    yield from _GROUP.look("plan", _plan(organization, plan, device, units))
 
 
 def _device(organization: Organization, plan: Plan | None) -> Checks[bool]:
@@ -105,12 +107,16 @@ class _Trial:
     """One micro-batch of the longest examples.
 
     Attributes:
+        example: one of them.
+        numbers: that are trained.
         rows, length: its shape.
         memory: bytes at the most, the model's among them.
         seconds: that it takes.
         every_step: seconds that a step takes beside its micro-batches, for noise and optimizer.
     """
 
+    example: Example
+    numbers: int
     rows: int
     length: int
     memory: int
@@ -118,7 +124,9 @@ class _Trial:
     every_step: float
 
 
-def _plan(organization: Organization, plan: Plan, device: torch.device, tokens: float | None) -> Checks[None]:
+def _plan(
+    organization: Organization, plan: Plan, device: torch.device, units: Sequence[Unit] | None
+) -> Checks[None]:
     free, _ = _memory(device)
     try:
         with _peak_memory(device) as peak:
@@ -144,7 +152,7 @@ def _plan(organization: Organization, plan: Plan, device: torch.device, tokens: 
         yield _GROUP.warning("memory", f"{text}, which is tight; {_smaller(organization, plan)}")
     else:
         yield _GROUP.ok("memory", text)
-    yield from _time_of_a_round(plan, trial, tokens)
+    yield from _time_of_a_round(organization, plan, trial, units)
 
 
 def _try(organization: Organization, plan: Plan, model: LoraModel, task: Task, peak: Callable[[], int]) -> _Trial:
@@ -171,12 +179,15 @@ def _try(organization: Organization, plan: Plan, model: LoraModel, task: Task, p
     size = sum(parameter.numel() for parameter in parameters.values())
     held = next(groups([(example,)] * plan.training.batch_size, size, most))
     memory = peak() + 8 * size * max(0, len(held) - rows)
-    return _Trial(rows, length, memory, max(whole - empty, 0.0), empty)
+    return _Trial(example, size, rows, length, memory, max(whole - empty, 0.0), empty)
 
 
-def _time_of_a_round(plan: Plan, trial: _Trial, tokens: float | None) -> Checks[None]:
-    if tokens is None:
-        tokens = trial.length * plan.training.batch_size * (plan.privacy.records_per_user or 1)
+def _time_of_a_round(
+    organization: Organization, plan: Plan, trial: _Trial, units: Sequence[Unit] | None
+) -> Checks[None]:
+    if units is None:
+        units = [(trial.example,) * (plan.privacy.records_per_user or 1)] * organization.data.public_size
+    tokens = tokens_of_a_step(organization, plan, units, trial.numbers)
     step = trial.every_step + trial.seconds * tokens / (trial.rows * trial.length)
     seconds = step * plan.training.local_steps
     text = f"about {seconds:.2g} s for a round of {plan.training.local_steps} steps"
@@ -187,6 +198,27 @@ def _time_of_a_round(plan: Plan, trial: _Trial, tokens: float | None) -> Checks[
         )
     else:
         yield _GROUP.ok("time", text)
+
+
+def tokens_of_a_step(organization: Organization, plan: Plan, units: Sequence[Unit], numbers: int) -> float:
+    """Padded tokens that go through the model in a step: the mean of a few draws, each made as training makes it.
+
+    Args:
+        organization: its public size gives the sample rate.
+        plan: a batch size above the public size, which is refused, counts as all units.
+        units: for their lengths. A micro-batch that is not full costs as much as a full one.
+        numbers: that are trained.
+    """
+    most = organization.vault.max_tokens
+    rate = min(1.0, plan.training.batch_size / organization.data.public_size)
+    total = 0
+    for _ in range(_DRAWS):
+        stream = SystemEntropy().stream(organization.name, "check", 1)
+        drawn = poisson_sample(units, rate, stream)
+        sample = [choose_examples(unit, plan.privacy.records_per_user, stream) for unit in drawn]
+        for group in groups(sample, numbers, most):
+            total += sum(batch.rows * batch.length for batch, _ in micro_batches(group, most))
+    return total / _DRAWS
 
 
 def _smaller(organization: Organization, plan: Plan) -> str:

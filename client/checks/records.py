@@ -14,7 +14,7 @@ from client.organization import Organization
 from client.start import held_records
 from common.plan import Plan
 from common.records import Record, read_records
-from common.tasks import Example, Task, make_task, padded_length
+from common.tasks import Example, Task, make_task
 
 _GROUP = Group("records")
 # A draw beyond these times the expected one is worth a look.
@@ -38,11 +38,11 @@ def check_records(organization: Organization) -> Checks[list[Record] | None]:
 
 def check_examples(
     organization: Organization, plan: Plan, records: Sequence[Record], tokenizer: Any
-) -> Checks[float | None]:
+) -> Checks[Sequence[Unit] | None]:
     """Encode the records as a plan wants them, as training would.
 
     Returns:
-        The padded tokens that a step is expected to draw; None if that cannot be told.
+        The units; None if nothing can be trained on.
     """
     return (yield from _GROUP.look("examples", _examples(organization, plan, records, tokenizer)))
 
@@ -103,7 +103,7 @@ def _public_size(organization: Organization, units: int) -> Checks[None]:
 
 def _examples(
     organization: Organization, plan: Plan, records: Sequence[Record], tokenizer: Any
-) -> Checks[float | None]:
+) -> Checks[Sequence[Unit] | None]:
     field = organization.data.user_field
     encoded = encode(records, make_task(plan.task, tokenizer), field)
     every = [example for unit in encoded.units for example in unit]
@@ -122,7 +122,7 @@ def _examples(
         yield _GROUP.ok("examples", f"all {own} records give tokens to train on")
     yield from _lengths(plan, every, records, make_task(_uncut(plan), tokenizer), field)
     yield from _records_per_user(plan, encoded)
-    return _tokens_of_a_step(organization, plan, encoded.units)
+    return encoded.units
 
 
 def _lengths(
@@ -179,13 +179,3 @@ def _missing(plan: Plan, records: Sequence[Record]) -> str:
     near = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; they have: {', '.join(known[:8])}" if known else ""
     return f"{count} have no {field!r}, which the plan's template {plan.task.template!r} needs{hint}"
-
-
-def _tokens_of_a_step(organization: Organization, plan: Plan, units: Sequence[Unit]) -> float:
-    most = plan.privacy.records_per_user
-    rate = min(1.0, plan.training.batch_size / organization.data.public_size)
-    total = 0.0
-    for unit in units:
-        used = min(len(unit), most or len(unit))
-        total += used * statistics.fmean(padded_length(len(example)) for example in unit) if unit else 0.0
-    return rate * total

@@ -25,8 +25,8 @@ import sotto
 from client.approval import Approvals
 from client.check import GROUPS, check
 from client.checks import Check
+from client.checks.device import tokens_of_a_step
 from client.checks.ledger import check_ledger
-from client.checks.records import check_examples
 from client.ledger import Ledger
 from client.organization import Organization
 from client.private import PerExampleGradients
@@ -35,9 +35,9 @@ from client.reservation import Reservation
 from common.lifetime import Cap
 from common.mechanism import Mechanism
 from common.plan import Plan
-from common.records import read_records
 from common.settings import load
 from common.signing import StatementKey, key_fingerprint
+from common.tasks import Example
 from tests.client.vaults import LONG, VaultProcess, open_vault, request_for, wait_until, write_organization
 from tests.conftest import ROOT, MakePlan
 
@@ -306,21 +306,26 @@ def test_a_user_field_that_names_records_is_noticed(path: Path) -> None:
     assert not_ok(found) == {"records records per user": "warning"}
 
 
-def test_the_tokens_of_a_step_are_those_that_training_draws(
-    path: Path, tiny_base: Path, make_plan: MakePlan
+def test_the_tokens_of_a_step_are_counted_as_training_fills_its_micro_batches(
+    path: Path, make_plan: MakePlan
 ) -> None:
-    """By hand: a text of a few tokens is padded to 16; of a user two records at most are used."""
-    path = users(path, [{"text": "parcel", "patient": n} for n in (1, 2, 2, *[3] * 6)])
-    organization, plan = Organization.read(path), user_plan(make_plan)
-    records = read_records(path.parent / "records.jsonl")
-    steps = check_examples(organization, plan, records, AutoTokenizer.from_pretrained(tiny_base))
-    tokens = None
-    try:
-        while True:
-            next(steps)
-    except StopIteration as end:
-        tokens = end.value
-    assert tokens == pytest.approx(2 / 4 * (1 + 2 + 2) * 16)
+    """By hand, where all are drawn: 100 // 16 = 6 rows, 100 // 32 = 3, 100 // 112 is 0, and so 1 row."""
+    change(path, data={"public_size": 8}, vault={"max_tokens": 100})
+    units = [(Example((1,) * length, (1,) * length),) for length in (2, 15, 16, 20, 31, 17, 100)] + [()]
+    tokens = tokens_of_a_step(Organization.read(path), make_plan(), units, numbers=2**25)
+    # Gradients so large that a group has the rows of its shortest: 2 and 15 with 16, 20, 31, 17; then 100 alone.
+    assert tokens == 6 * 16 + 2 * 3 * 32 + 112
+    # At half the rate about half of many short ones are drawn: of 1000, 500 ± 16, six in a micro-batch.
+    tokens = tokens_of_a_step(Organization.read(path), make_plan(training={"batch_size": 4}), units[:1] * 1000, 1)
+    assert 430 / 6 * 96 < tokens < 570 / 6 * 96
+
+
+def test_of_a_user_no_more_records_are_counted_than_the_plan_uses(path: Path, make_plan: MakePlan) -> None:
+    path = users(path, [{"text": "parcel", "patient": 1}])
+    organization = Organization.read(change(path, data={"public_size": 2}, vault={"max_tokens": 16}))
+    one = Example((1, 2), (1, 2))
+    # Users of one and of six records, of which two are used: three micro-batches of one row.
+    assert tokens_of_a_step(organization, user_plan(make_plan), [(one,), (one,) * 6], 1) == 3 * 16
 
 
 # Base models
