@@ -51,7 +51,7 @@ def check_device(organization: Organization, plan: Plan | None, units: Sequence[
     if not there or plan is None or plan.model.base not in organization.models:
         return
     device = torch.device(organization.vault.device)
-    if device.type != "cpu" and is_held(organization.path(organization.vault.ledger)):
+    if would_disturb(organization, device):
         yield _GROUP.warning(
             "plan", "not tried: the vault runs, and a trial could take the memory that it needs; stop it to try"
         )
@@ -71,6 +71,11 @@ def _device(organization: Organization, plan: Plan | None) -> Checks[bool]:
     else:
         yield _GROUP.ok("bfloat16", "not supported; plans in float32 do not need it")
     return True
+
+
+def would_disturb(organization: Organization, device: torch.device) -> bool:
+    """Whether a trial on a device could take the memory that a running vault needs, and fail its round."""
+    return device.type != "cpu" and is_held(organization.path(organization.vault.ledger))
 
 
 def _name(device: torch.device) -> str:

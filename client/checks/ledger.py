@@ -41,7 +41,7 @@ def _ledger(organization: Organization, path: Path) -> Checks[None]:
     entries = values["head"]["number"] + 1
     runs = values["runs"]
     yield _GROUP.ok(
-        "ledger", f"sound: {entries} chained entries of {len(runs)} runs, the newest signed with the ledger's key"
+        "ledger", f"sound: {entries} chained entries, {len(runs)} runs, the newest signed with the ledger's key"
     )
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         yield _GROUP.wrong("ledger file", f"{path}: this user may not write it or its folder; the vault has to")

@@ -25,7 +25,7 @@ import sotto
 from client.approval import Approvals
 from client.check import GROUPS, check
 from client.checks import Check
-from client.checks.device import tokens_of_a_step
+from client.checks.device import tokens_of_a_step, would_disturb
 from client.checks.ledger import check_ledger
 from client.ledger import Ledger
 from client.organization import Organization
@@ -33,6 +33,7 @@ from client.private import PerExampleGradients
 from client.remote import RemoteVault
 from client.reservation import Reservation
 from common.lifetime import Cap
+from common.lock import exclusive
 from common.mechanism import Mechanism
 from common.plan import Plan
 from common.settings import load
@@ -143,7 +144,7 @@ def test_it_says_which_model_which_key_and_what_is_left(path: Path, tiny_base: P
     assert f"fingerprint as float32: {request.fingerprint[:12]}" in model
     public = StatementKey.read(path.parent / "keys" / "statement.key").public
     assert key_fingerprint(public) in found["ledger", "statement key"].text
-    assert "sound: 3 chained entries of 1 runs" in found["ledger", "ledger"].text
+    assert "sound: 3 chained entries, 1 runs" in found["ledger", "ledger"].text
     assert "spent 0, reserved 7.9" in found["ledger", "budget"].text
     assert "4 steps at rate 0.2 with noise σ = " in found["plan", "cost"].text
 
@@ -172,7 +173,7 @@ def test_a_vault_that_trains_meanwhile_is_not_disturbed(path: Path, make_plan: M
         RemoteVault(path.parent / "vault.sock", LONG, LONG) as asked,
     ):
         answer = caller.submit(asked.train, request_for(plan))
-        wait_until(lambda: "of 1 runs" in ledger_line(path), "the reservation")
+        wait_until(lambda: ", 1 runs," in ledger_line(path), "the reservation")
         assert not_ok(look(path, make_plan(training={"rounds": 1}))) == {}
         assert answer.result(LONG).update
         assert vault.process.poll() is None
@@ -456,6 +457,14 @@ def test_a_plan_that_does_not_fit_into_memory_is_wrong_and_what_to_lower_is_said
     assert [(one["group"], one["name"], one["state"]) for one in wrong] == [("device", "plan", "wrong")]
     assert wrong[0]["text"].startswith("out of memory, where ")
     assert wrong[0]["text"].endswith("set vault.max_tokens = 500000 lower, 48 at least")
+
+
+def test_on_a_gpu_nothing_is_tried_beside_a_running_vault(path: Path) -> None:
+    organization = Organization.read(path)
+    assert not would_disturb(organization, torch.device("cuda:0"))
+    with exclusive(path.parent / "ledger.db"):
+        assert would_disturb(organization, torch.device("cuda:0"))
+        assert not would_disturb(organization, torch.device("cpu"))
 
 
 # Key, ledger, plan

@@ -106,8 +106,9 @@ def test_with_vault_and_server_there_nothing_is_wrong(
     before = {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()}
     command = ["sotto", "client", "check", str(path), "--relay", str(relay), "--json"]
     monkeypatch.setattr(sys, "argv", command)
-    with served(open_vault(path), path.parent / "vault.sock"):
+    with served(open_vault(path), path.parent / "vault.sock"), pytest.raises(SystemExit) as ended:
         sotto.main()
+    assert ended.value.code == 0
     printed, errors = capfd.readouterr()
     values = json.loads(printed)
     assert errors == ""
