@@ -1,11 +1,12 @@
 """What a round costs beyond training: Sotto's processes beside a stock Flower app, in one run of this script.
 
-    .venv/bin/python benchmarks/round_overhead.py [--rounds 8] [--organizations 2]
+    .venv/bin/python benchmarks/round_overhead.py [--rounds 11] [--organizations 3] [--insecure]
 
-Ours: server, vaults and relays as `sotto` starts them, on the demo's base model; the time that the slowest vault
-spent in `train` is taken off each round. Stock: `flower-superlink`, `flower-supernode` and FedAvg with all
-defaults, whose ClientApp returns the arrays that it got, of the same number of bytes, without any training. All
-on loopback. The first round of each is left out: it loads what later rounds keep.
+Ours: server with TLS and node keys (without, with `--insecure`), vaults and relays as `sotto` starts them, on the
+demo's base model; the time that the slowest vault spent in `train` is taken off each round. Stock:
+`flower-superlink`, `flower-supernode` and FedAvg with all defaults and no TLS, whose ClientApp returns the arrays
+that it got, of the same number of bytes, without any training. All on loopback. The first round of each is left
+out: it loads what later rounds keep.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import tomli_w
 from client.keys import make_keys
 from common.network import Address, free_port
 from common.processes import FLOWER_ENVIRONMENT
+from server.certs import make_certificates
 from simulations.demo.prepare import prepare_demo
 
 if TYPE_CHECKING:
@@ -192,11 +194,13 @@ def wait_for(text: str, log: Path, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def ours(folder: Path, rounds: int, organizations: int) -> tuple[list[float], int]:
+def ours(folder: Path, rounds: int, organizations: int, insecure: bool) -> tuple[list[float], int]:
     """Seconds of each round beyond training, and the bytes of an adapter."""
     demo = prepare_demo(folder / "data")
     address = f"127.0.0.1:{free_port()}"
-    (folder / "server.toml").write_text(f'address = "{address}"\n', encoding="utf-8")
+    settings = {"address": address, "superlink": f"127.0.0.1:{free_port()}", "insecure": insecure}
+    (folder / "server.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
+    make_certificates(folder / "certs", ["127.0.0.1"])
     plan = {
         "name": "overhead",
         "model": {"base": str(BASE)},
@@ -214,7 +218,10 @@ def ours(folder: Path, rounds: int, organizations: int) -> tuple[list[float], in
         wait_for("ready", folder / "server.log")
         homes = [folder / f"org-{number}" for number in range(organizations)]
         for home in homes:
-            _write_organization(home, str(folder / "data" / "records.jsonl"), address)
+            _write_organization(home, str(folder / "data" / "records.jsonl"), address, insecure)
+            keys = [str(home / "keys" / name) for name in ("node.pub", "statement.pub")]
+            register = [sotto, "server", "register", home.name, *keys, "--server", str(folder / "server.toml")]
+            subprocess.run(register, env=QUIET, check=True, stdout=subprocess.DEVNULL)
             vault = [sys.executable, __file__, "--vault", str(home / "organization.toml")]
             stack.enter_context(running(vault, QUIET, home / "vault.log"))
             relay = [sotto, "supernode", "start", str(home / "relay.toml")]
@@ -233,7 +240,7 @@ def ours(folder: Path, rounds: int, organizations: int) -> tuple[list[float], in
     return seconds, lines[0]["bytes_up"] // organizations
 
 
-def _write_organization(home: Path, records: str, address: str) -> None:
+def _write_organization(home: Path, records: str, address: str, insecure: bool) -> None:
     home.mkdir()
     organization = {
         "name": home.name,
@@ -248,7 +255,12 @@ def _write_organization(home: Path, records: str, address: str) -> None:
     }
     make_keys(home / "keys", home.name)
     (home / "organization.toml").write_text(tomli_w.dumps(organization), encoding="utf-8")
-    relay = {"name": home.name, "server": address}
+    relay = {
+        "name": home.name,
+        "server": address,
+        "insecure": insecure,
+        "ca": str(home.parent / "certs" / "ca.pem"),
+    }
     (home / "relay.toml").write_text(tomli_w.dumps(relay), encoding="utf-8")
 
 
@@ -289,8 +301,9 @@ def stock(folder: Path, rounds: int, nodes: int, size: int) -> list[float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--organizations", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--organizations", type=int, default=3)
+    parser.add_argument("--insecure", action="store_true")
     parser.add_argument("--vault", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.vault:
@@ -300,7 +313,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         (Path(folder) / "ours").mkdir()
         (Path(folder) / "stock").mkdir()
-        own, size = ours(Path(folder) / "ours", arguments.rounds, arguments.organizations)
+        own, size = ours(Path(folder) / "ours", arguments.rounds, arguments.organizations, arguments.insecure)
         others = stock(Path(folder) / "stock", arguments.rounds, arguments.organizations, size)
     print(f"{arguments.organizations} organizations, {size} bytes each way, the rounds from the second on")
     print(f"{'':8}{'median':>8}{'min':>8}{'max':>8}  seconds a round beyond training")

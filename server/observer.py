@@ -19,6 +19,9 @@ class Observer:
     def answered(self, organization: str) -> None:
         """An answer of the current round arrived."""
 
+    def late(self, organizations: Iterable[str], seconds: float) -> None:
+        """For so long nothing was heard of these organizations, which the current round waits for."""
+
     def finished(self, line: RoundLine) -> None:
         """A round is complete and stored."""
 
@@ -49,6 +52,12 @@ class Observers(Observer):
         """Tell all."""
         for observer in self._observers:
             observer.answered(organization)
+
+    def late(self, organizations: Iterable[str], seconds: float) -> None:
+        """Tell all."""
+        names = list(organizations)
+        for observer in self._observers:
+            observer.late(names, seconds)
 
     def finished(self, line: RoundLine) -> None:
         """Tell all."""

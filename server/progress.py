@@ -32,10 +32,14 @@ class ProgressBar(Observer):
             TimeRemainingColumn(),
             TextColumn(cost),
             TextColumn("[cyan]{task.fields[metric]}"),
+            TextColumn("{task.fields[missing]}"),
             console=console,
         )
-        self._task = self._progress.add_task("rounds", total=plan.training.rounds, metric="", start=False)
+        self._task = self._progress.add_task(
+            "rounds", total=plan.training.rounds, metric="", missing="", start=False
+        )
         self._share = 1.0
+        self._missing: list[str] = []
         self._completed = 0
         self._begun = False
 
@@ -62,14 +66,25 @@ class ProgressBar(Observer):
     def started(self, organizations: Iterable[str], completed: int) -> None:
         """Begin a round."""
         self._begun = True
-        self._share = 1 / max(1, len(list(organizations)))
+        self._missing = list(organizations)
+        self._share = 1 / max(1, len(self._missing))
         self._completed = completed
         self._progress.start_task(self._task)
-        self._progress.update(self._task, completed=completed)
+        self._progress.update(self._task, completed=completed, missing=self._waits_for())
 
-    def answered(self, organization: str) -> None:  # noqa: ARG002 - the bar names nobody
+    def answered(self, organization: str) -> None:
         """An answer is a share of a round."""
-        self._progress.advance(self._task, self._share)
+        self._missing = [name for name in self._missing if name != organization]
+        self._progress.update(self._task, advance=self._share, missing=self._waits_for())
+
+    def late(self, organizations: Iterable[str], seconds: float) -> None:
+        """Say for whom the round waits, also where no bar can be drawn."""
+        names = ", ".join(organizations)
+        text = f"round {self._completed + 1}: waiting for {names} since {seconds:.0f} s"
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def _waits_for(self) -> str:
+        return f"waiting for {', '.join(self._missing)}" if self._missing else ""
 
     def finished(self, line: RoundLine) -> None:
         """Show the round's metric."""

@@ -23,6 +23,8 @@ _POLL_SECONDS = 0.1
 _START_SECONDS = 15.0
 _STOP_SECONDS = 15.0
 _SERVER_SECONDS = 15.0
+# When an organization has not answered for so long, its name is told; then after twice as long.
+_LATE_SECONDS = 30.0
 
 
 def run_federated(
@@ -120,6 +122,7 @@ def _follow(directory: RunDirectory, observer: Observer, submitted: tuple[Flower
     # Round 0 has its line before anybody answers: a run without another round begins before it.
     told, done = Status(""), directory.latest_checkpoint()[0] or -1
     begin = time.monotonic()
+    silence = _Silence()
     while True:
         # In this order: a ServerApp that says "complete" and then lets go is never taken for a dead one.
         held = is_held(directory.path / "run")
@@ -127,6 +130,8 @@ def _follow(directory: RunDirectory, observer: Observer, submitted: tuple[Flower
         if status is not None:
             if status != told:
                 done = _pass_on(directory, observer, told, status, done)
+                silence = _Silence()
+            silence.tell(status, observer)
             if status.state == "complete":
                 return
             if status.state == "failed":
@@ -139,6 +144,23 @@ def _follow(directory: RunDirectory, observer: Observer, submitted: tuple[Flower
             _raise_if_over(*submitted)
             begin = time.monotonic()
         time.sleep(_POLL_SECONDS)
+
+
+class _Silence:
+    """How long nothing was heard of the organizations that a round waits for."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._next = _LATE_SECONDS
+
+    def tell(self, status: Status, observer: Observer) -> None:
+        """Name them, now and then."""
+        if time.monotonic() - self._began < self._next:
+            return
+        missing = [name for name in status.organizations if name not in status.answered]
+        if status.state == "running" and missing:
+            observer.late(missing, self._next)
+        self._next *= 2
 
 
 def _pass_on(directory: RunDirectory, observer: Observer, told: Status, status: Status, done: int) -> int:

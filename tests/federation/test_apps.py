@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def test_an_app_with_code_is_refused_and_none_of_it_runs(hostile: Hostile) -> No
         {"shipped_server.py": ASKING, "shipped_client.py": stealing},
     )
     # `flwr run` imports the components here: what it writes in doing so is not the organization's.
-    heard = hostile.submit(app, hostile.federation.port, hostile.imported)
+    heard = hostile.submit(app, hostile.federation.superlink_port, hostile.imported)
     hostile.marker.unlink(missing_ok=True)
     assert_all_refused(heard)
     assert CANARY not in json.dumps(heard)
@@ -184,7 +185,7 @@ def test_an_app_with_code_is_refused_and_none_of_it_runs(hostile: Hostile) -> No
 
 def test_an_app_without_code_that_names_other_components_is_refused(hostile: Hostile) -> None:
     app = hostile.app("other", {"serverapp": "asking:app", "clientapp": COMPONENTS["clientapp"]})
-    heard = hostile.submit(app, hostile.federation.port, hostile.imported)
+    heard = hostile.submit(app, hostile.federation.superlink_port, hostile.imported)
     assert_all_refused(heard)
     hostile.make_sure_that_nothing_ran()
     log = (hostile.federation.folder / "a" / "relay.log").read_text()
@@ -210,8 +211,9 @@ def test_a_coordinator_that_runs_other_code_hears_reason_codes_only(hostile: Hos
     )
     wait_until(lambda: is_ready(Address("127.0.0.1", port)), "the other SuperLink")
     home = federation.folder / "a"
-    relay = (home / "relay.toml").read_text().replace(str(federation.port), str(port))
-    (home / "second.toml").write_text(relay)
+    relay = tomllib.loads((home / "relay.toml").read_text())
+    relay |= {"server": f"127.0.0.1:{port}", "insecure": True, "log": "second.log"}
+    (home / "second.toml").write_text(tomli_w.dumps(relay))
     federation.start("second", "supernode", "start", home / "second.toml").wait_for("relays between")
     heard = hostile.submit(hostile.app("evil-app", dict(COMPONENTS)), port, evil)
 

@@ -83,7 +83,7 @@ def mistakes(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         relay("no certificate", ca="organization.toml")
         make_certificates(folder / "others", ["127.0.0.1"])
         relay("another authority", ca=str(folder / "others" / "ca.pem"))
-        relay("another host", server=f"127.0.0.2:{federation.port}")
+        relay("another host", server=f"127.1:{federation.port}")
         relay("no node key", node_key="nowhere.key")
         relay("not a node key", node_key="keys/statement.key")
         make_keys(home / "unknown", "alone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import server.run
 from common.errors import SottoError
@@ -17,6 +19,7 @@ from common.model import LoraModel
 from server.begin import start_run
 from server.flower import Flower
 from server.observer import Observer
+from server.progress import ProgressBar
 from server.run import _follow, _stopped_on_error
 from server.run_directory import RoundLine, RunDirectory, Status
 from tests.conftest import MakePlan
@@ -34,6 +37,9 @@ class Recorder(Observer):
 
     def answered(self, organization: str) -> None:
         self.said.append(f"answered {organization}")
+
+    def late(self, organizations: Iterable[str], seconds: float) -> None:
+        self.said.append(f"late {','.join(organizations)}")
 
     def finished(self, line: RoundLine) -> None:
         self.said.append(f"finished {line.round}")
@@ -110,6 +116,31 @@ def test_the_progress_of_another_process_is_passed_on(directory: RunDirectory) -
         "answered a",
         "finished 2",
     ]
+
+
+def test_who_is_waited_for_is_named(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.run, "_LATE_SECONDS", 0.2)
+
+    def tell(status: Status) -> Callable[[], None]:
+        return lambda: directory.write_status(status)
+
+    recorder = Recorder()
+    running = Status("running", 1, ["a", "b", "c"], ["b"])
+    with server_app(directory, tell(running), lambda: None, lambda: None, tell(Status("complete"))):
+        _follow(directory, recorder, (Submitted(), "7"))
+    # After 0.2 s, then after 0.4 s, 0.8 s: the pauses grow.
+    assert 2 <= recorder.said.count("late a,c") <= 4
+    assert not [said for said in recorder.said if said.startswith("late") and said != "late a,c"]
+
+
+def test_the_bar_names_whom_it_waits_for_also_where_none_can_be_drawn(make_plan: MakePlan) -> None:
+    text = io.StringIO()
+    with ProgressBar(make_plan(), True, Console(file=text, width=200)) as bar:
+        bar.started(["a", "b"], 2)
+        bar.answered("a")
+        bar.late(["b"], 30.0)
+    assert "round 3: waiting for b since 30 s" in text.getvalue()
+    assert "waiting for b\n" in text.getvalue().replace(" \n", "\n")
 
 
 def test_a_server_app_that_ended_is_said_and_one_that_failed_says_why(directory: RunDirectory) -> None:
