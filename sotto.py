@@ -220,6 +220,31 @@ def approve_plan(organization: OrganizationFile, plan: Annotated[Path, typer.Arg
     _report(f"approved: {chosen.digest()}")
 
 
+@client.command("check")
+def check_client(
+    organization: OrganizationFile,
+    relay: Annotated[Path | None, typer.Option(help="relay.toml: ask its vault and the server, too.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan that should run here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find what is wrong at home, before anything is served. Nothing is spent, written or trained."""
+    from client.check import all_well, check, print_checks, to_json
+    from client.organization import Organization
+    from client.supernode import Relay
+    from common.plan import Plan
+
+    own, chosen = Organization.read(organization), Plan.read(plan) if plan else None
+    node = Relay.read(relay) if relay else None
+    with _errors.status("looking") as status:
+        found = check(own, chosen, node, lambda text: status.update(f"looking at: {text}"))
+    if as_json:
+        _print_json(to_json(own, found))
+    else:
+        print_checks(own, found, _screen)
+    if not all_well(found):
+        raise typer.Exit(1)
+
+
 @server.command("register")
 def register_organization(
     name: Annotated[str, typer.Argument(help="The organization's name.")],

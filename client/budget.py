@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from client.ledger import Ledger
 from client.organization import Organization
 from client.policy import lifetime_cap
+from client.read_ledger import read_ledger
 
 
 def budget(organization: Organization) -> dict[str, Any]:
@@ -24,20 +24,10 @@ def budget(organization: Organization) -> dict[str, Any]:
         InputError: there is no ledger, or it is not the organization's.
         LedgerError: an entry was changed or removed.
     """
-    section, cap = organization.vault, lifetime_cap(organization)
-    path = organization.path(section.ledger)
-    ledger = Ledger(
-        path,
-        organization.name,
-        organization.data.unit,
-        composition=organization.policy.composition,
-        create=False,
-    )
-    try:
+    cap = lifetime_cap(organization)
+    with read_ledger(organization) as ledger:
         runs = [(run, len(ledger.settled_rounds(run.run))) for run in ledger.runs()]
         head = ledger.head
-    finally:
-        ledger.close()
     charged = cap.spent([run.cost for run, _ in runs])
     # Costs do not simply add up by Rényi composition: what is reserved is what comes on top of what is spent.
     spent = cap.spent([run.cost for run, settled in runs if settled >= run.rounds])

@@ -51,7 +51,7 @@ class Ledger:
         organization: its name, fixed when the file is made.
         unit: what it protects, fixed when the file is made.
         key: signs each entry; its public half is fixed when the file is made. None in a simulation, and for
-            looking only.
+            looking with whatever key the ledger names.
         composition: how the costs of runs are added up, fixed when the file is made.
         create: False to look only: the file is neither made, written nor kept from the vault that uses it, and the
             newest entry's signature is checked with the key that the ledger names.
@@ -111,7 +111,7 @@ class Ledger:
             "organization": organization,
             "unit": unit,
             "composition": composition,
-            "key": self.public_key if create else beginning.get("key"),
+            "key": beginning.get("key") if key is None and not create else self.public_key,
         }
         for name, value in expected.items():
             if beginning.get(name) != value:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from client.ledger import Ledger
 from client.organization import Organization
 from client.policy import check_plan_fits, lifetime_cap
+from client.read_ledger import read_ledger
 from common.accounting import epsilon
 from common.errors import InputError
 from common.lifetime import Cap, Cost
 from common.mechanism import Mechanism
 from common.plan import Plan
-from common.signing import StatementKey
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,9 @@ def price(organization: Organization, plan: Plan) -> Price:
     """What a plan would cost, before anything is spent.
 
     Raises:
-        InputError: the policy refuses the plan, or the lifetime cap does not cover it.
+        InputError: the policy refuses the plan, or the lifetime cap does not cover it; or the ledger is not the
+            organization's.
+        LedgerError: an entry of the ledger was changed or removed.
     """
     mechanism = check_plan_fits(plan, organization)
     cap = lifetime_cap(organization)
@@ -54,14 +55,8 @@ def price(organization: Organization, plan: Plan) -> Price:
 
 
 def _spent(organization: Organization) -> list[Cost]:
-    section = organization.vault
-    path = organization.path(section.ledger)
-    if not path.exists():
+    """What the ledger says; nothing, if the vault has not made it yet."""
+    if not organization.path(organization.vault.ledger).exists():
         return []
-    key = StatementKey.read(organization.path(section.statement_key))
-    policy = organization.policy
-    ledger = Ledger(path, organization.name, organization.data.unit, key, composition=policy.composition)
-    try:
+    with read_ledger(organization) as ledger:
         return ledger.spent()
-    finally:
-        ledger.close()

@@ -18,6 +18,7 @@ from common.errors import Refused
 from common.protocol import REASONS, Description, Head, Release, Statement, TrainRequest, head_text, read_head
 
 _QUERY_SECONDS = 30.0
+_TRY_SECONDS = 1.0
 _RETRY_SECONDS = 0.3
 # How long a connection may take: a vault that is there accepts at once, but a busy machine is slow.
 _CONNECT_SECONDS = 2.0
@@ -103,6 +104,15 @@ class RemoteVault:
             if now - away_since >= self._patience or now >= self._deadline:
                 raise Refused("vault-unavailable", f"the vault was away for {now - away_since:.0f} seconds")
             time.sleep(_RETRY_SECONDS)
+
+
+def vault_name(socket: Path) -> str | None:
+    """Whose vault answers at a socket just now; None if none does."""
+    try:
+        with RemoteVault(socket, timeout=_TRY_SECONDS, patience=0) as vault:
+            return vault.describe().organization
+    except Refused:
+        return None
 
 
 def _head(request: TrainRequest) -> pb.TrainHead:

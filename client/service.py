@@ -241,7 +241,7 @@ def make_socket_folder(socket: Path, group: str | None) -> None:
     Raises:
         InputError: it cannot be made, or the system has no such group.
     """
-    number = _group_number(group)
+    number = group_number(group)
     try:
         socket.parent.mkdir(mode=0o700, parents=True)
         if number is not None:
@@ -253,7 +253,12 @@ def make_socket_folder(socket: Path, group: str | None) -> None:
         raise InputError(f"vault.socket = {socket}: its folder cannot be made: {error}") from None
 
 
-def _group_number(group: str | None) -> int | None:
+def group_number(group: str | None) -> int | None:
+    """The number of a group of the system; None for none.
+
+    Raises:
+        InputError: the system has no such group.
+    """
     try:
         return None if group is None else grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):  # a zero byte is a ValueError
@@ -263,7 +268,7 @@ def _group_number(group: str | None) -> int | None:
 def _bind(server: grpc.Server, socket: Path, group: str | None) -> None:
     check_socket_path(socket)
     make_socket_folder(socket, group)
-    number = _group_number(group)
+    number = group_number(group)
     try:
         if socket.is_socket():
             socket.unlink()

@@ -68,14 +68,11 @@ def serve_vault(organization: Organization, entropy: Entropy, ready: Callable[[s
 
 
 def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy) -> tuple[Vault, str]:
-    device = _device(organization.vault.device)
-    for name, folder in organization.models.items():
-        if not (organization.path(folder) / "config.json").is_file():
-            raise InputError(
-                f"models.{name!r} = {folder!r}: it should be the folder of a model in Hugging Face format"
-            )
+    device = open_device(organization.vault.device)
+    for name in organization.models:
+        listed_folder(organization, name)
     records = read_records(organization.path(organization.data.train))
-    held = _held_records(records, organization)
+    held = held_records(records, organization)
     ledger = Ledger(
         ledger_path,
         organization.name,
@@ -90,8 +87,27 @@ def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy)
     return vault, held
 
 
-def _held_records(records: list[Record], organization: Organization) -> str:
-    """What is held, for the operator's own terminal. A misspelt field would otherwise train nobody, at full ε."""
+def listed_folder(organization: Organization, name: str) -> Path:
+    """The folder of a listed base model, if it looks like one.
+
+    Raises:
+        InputError: it does not.
+    """
+    folder = organization.path(organization.models[name])
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"models.{name!r} = {organization.models[name]!r}: it should be the folder of a model in Hugging Face "
+            "format"
+        )
+    return folder
+
+
+def held_records(records: list[Record], organization: Organization) -> str:
+    """What is held, for the operator's own terminal. A misspelt field would otherwise train nobody, at full ε.
+
+    Raises:
+        InputError: no record has a user.
+    """
     field = organization.data.user_field
     if field is None:
         return f"{len(records)} records"
@@ -115,7 +131,12 @@ def _held(path: Path, key: str) -> Iterator[None]:
         raise InputError(f"{key} = {path}: cannot be made: {error}") from None
 
 
-def _device(name: str) -> str:
+def open_device(name: str) -> str:
+    """The device, if this machine has it.
+
+    Raises:
+        InputError: it has not.
+    """
     try:
         torch.zeros(1, device=name).item()  # `meta` is a device too, but holds no numbers
     except Exception as error:  # each kind of device that is missing raises its own

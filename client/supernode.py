@@ -11,17 +11,15 @@ from pathlib import Path
 from pydantic import Field
 
 from client.door import Door
-from client.remote import RemoteVault
+from client.remote import vault_name
 from client.runtime import check_version
 from client.wire import check_socket_path
-from common.errors import InputError, Refused, SottoError
+from common.errors import InputError, SottoError
 from common.lock import Held, exclusive
 from common.network import Address, any_address, free_port, loopback_address
 from common.plan import Name
 from common.processes import FLOWER_ENVIRONMENT, Supervisor
 from common.settings import SettingsFile
-
-_TRY_SECONDS = 1.0
 
 
 class Relay(SettingsFile):
@@ -147,23 +145,14 @@ def _server_answers(
 
 def _vault_answers(relay: Relay, socket: Path, supervisor: Supervisor, report: Callable[[str], None]) -> bool:
     """Whether the vault is there before the time is over; False only if this process is told to end."""
-    if _vault_name(socket) is None:
+    if vault_name(socket) is None:
         report(f"{relay.name}: waiting for the vault at {socket}")
-        supervisor.wait_for(lambda: _vault_name(socket) is not None, relay.patience)
+        supervisor.wait_for(lambda: vault_name(socket) is not None, relay.patience)
     if supervisor.told_to_end:
         return False
-    name = _vault_name(socket)
+    name = vault_name(socket)
     if name is None:
         raise SottoError(f"no vault answers at {socket}; start it with: sotto vault start ORGANIZATION.toml")
     if name != relay.name:
         raise InputError(f"name = {relay.name!r}: the vault at {socket} is the one of {name!r}")
     return True
-
-
-def _vault_name(socket: Path) -> str | None:
-    """Whose vault answers there; None if none does."""
-    try:
-        with RemoteVault(socket, timeout=_TRY_SECONDS, patience=0) as vault:
-            return vault.describe().organization
-    except Refused:
-        return None

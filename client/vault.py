@@ -23,7 +23,7 @@ from client.organization import Organization
 from client.policy import lifetime_cap, run_mechanism
 from client.private import GuaranteeError, Step, train
 from client.reservation import Reservation
-from client.verification import verify_training
+from client.verification import GRADIENT_TOLERANCE, verify_training
 from common.accounting import epsilon
 from common.adapter import Adapter, AdapterError, from_bytes, subtract, to_bytes
 from common.errors import InputError, Refused
@@ -36,9 +36,6 @@ from common.tasks import Task, make_task
 _log = logging.getLogger(__name__)
 
 ModelLoader = Callable[[str, Plan], LoraModel]
-
-# Relative difference from a plain loop that the base model's precision explains.
-_GRADIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1}
 
 
 @dataclass(frozen=True)
@@ -192,7 +189,7 @@ class Vault:
                 ) from None
             _check_fingerprint(model, fingerprint)
             try:
-                tolerance = _GRADIENT_TOLERANCE[plan.model.dtype]
+                tolerance = GRADIENT_TOLERANCE[plan.model.dtype]
                 verify_training(model.module, model.trained_parameters(), task, tolerance)
             except GuaranteeError as error:
                 # It was found on made-up examples, so that its text may leave.

@@ -55,8 +55,8 @@ class Task(Protocol):
         Inputs are padded to `length` tokens, see `padded_length`.
         """
 
-    def synthetic(self, count: int) -> list[Example]:
-        """Made-up examples of different lengths, to check a model's gradients with; no record is read."""
+    def synthetic(self, count: int, longest: int = 12) -> list[Example]:
+        """Made-up examples of different lengths, the first the longest, to try a model with; no record is read."""
 
     def evaluate(self, model: torch.nn.Module, examples: Sequence[Example]) -> dict[str, float]:
         """Metric names and numbers over all examples."""

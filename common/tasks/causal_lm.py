@@ -53,10 +53,10 @@ class CausalLM:
         ).view(labels.shape)
         return tokens.sum(1) / (labels != _IGNORED).sum(1)
 
-    def synthetic(self, count: int) -> list[Example]:
+    def synthetic(self, count: int, longest: int = 12) -> list[Example]:
         """Random token ids; lengths differ, so that padding is part of what is checked."""
         draw = random.Random(0)  # noqa: S311 - made-up examples are no secret
-        longest = min(self._max_length, 12)
+        longest = min(self._max_length, longest)
         examples = []
         for index in range(count):
             length = max(2, longest - 2 * index)

@@ -13,7 +13,7 @@ import pytest
 from client.entropy import Entropy, Keystream
 from client.ledger import Ledger
 from client.organization import Organization
-from client.start import _held_records
+from client.start import held_records
 from client.vault import Vault
 from common import adapter
 from common.accounting import epsilon
@@ -215,7 +215,7 @@ def test_the_operator_is_told_of_users_and_of_a_field_that_no_record_has(make_be
         data = {"train": "r.jsonl", "public_size": 40, "unit": "user" if field else "example", "user_field": field}
         policy = {"max_epsilon": 20.0, "max_epsilon_per_run": 8.0, "max_delta": 5e-3}
         values = {"name": "st-mary", "data": data, "models": {"base": "base"}, "policy": policy}
-        return _held_records([*RECORDS, {"text": "lost"}], validate(values, Organization, "test"))
+        return held_records([*RECORDS, {"text": "lost"}], validate(values, Organization, "test"))
 
     assert held(None) == "91 records"
     assert held("patient") == "91 records of 30 users (1 belong to no user)"

@@ -1,0 +1,181 @@
+"""Whether the records can be read, whose they are, and what a plan would make of them."""
+
+from __future__ import annotations
+
+import difflib
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from client.checks import Checks, Group
+from client.data import EncodedRecords, Unit, encode, group_by_user
+from client.organization import Organization
+from client.start import held_records
+from common.plan import Plan
+from common.records import Record, read_records
+from common.tasks import Example, Task, make_task
+
+_GROUP = Group("records")
+# A draw beyond these times the expected one is worth a look.
+_FAR = 2.0
+_MANY_CUT = 0.1
+
+
+def check_records(organization: Organization) -> Checks[list[Record] | None]:
+    """Read the records; look at users and at the public size.
+
+    Returns:
+        The records; None if they cannot be read.
+    """
+    records = yield from _GROUP.look("file", _file(organization))
+    if records is not None:
+        units = yield from _GROUP.look("users", _users(organization, records))
+        if units is not None:
+            yield from _GROUP.look("public size", _public_size(organization, units))
+    return records
+
+
+def check_examples(
+    organization: Organization, plan: Plan, records: Sequence[Record], tokenizer: Any
+) -> Checks[Sequence[Unit] | None]:
+    """Encode the records as a plan wants them, as training would.
+
+    Returns:
+        The units; None if nothing can be trained on.
+    """
+    return (yield from _GROUP.look("examples", _examples(organization, plan, records, tokenizer)))
+
+
+def _file(organization: Organization) -> Checks[list[Record]]:
+    path = organization.path(organization.data.train)
+    records = read_records(path)
+    yield _GROUP.ok("file", f"{len(records)} records in {path}")
+    return records
+
+
+def _users(organization: Organization, records: list[Record]) -> Checks[int]:
+    """The number of units."""
+    field = organization.data.user_field
+    if field is None:
+        return len(records)
+    held = held_records(records, organization)
+    counts = [len(group) for group in group_by_user(records, field)]
+    yield _GROUP.ok(
+        "users", f"{held}; a user has {statistics.median(counts):g} records (median), {max(counts)} at most"
+    )
+    if nobody := len(records) - sum(counts):
+        yield _GROUP.warning(
+            "records without user",
+            f"{nobody} of {len(records)} records have no {field!r} that is a text or an integer; they are "
+            "never used",
+        )
+    if max(counts) == 1 < len(counts):
+        yield _GROUP.warning(
+            "records per user",
+            f"no two records have the same {field!r}; if it names records and not users, then users are not "
+            "protected with all their records: correct data.user_field",
+        )
+    return len(counts)
+
+
+def _public_size(organization: Organization, units: int) -> Checks[None]:
+    size, unit = organization.data.public_size, organization.data.unit
+    noun = "users" if unit == "user" else "records"
+    # Units are drawn at batch_size / public_size: so many times batch_size come on average.
+    share = units / size
+    if units == size:
+        yield _GROUP.warning(
+            "public size",
+            f"data.public_size = {size} is the true number of {noun}, and it is published; take a round one",
+        )
+    elif share > _FAR or share * _FAR < 1:
+        yield _GROUP.warning(
+            "public size",
+            f"data.public_size = {size}, but there are {units} {noun}: a step draws {share:.2g} times the batch "
+            f"that it is divided by, and updates are {'longer' if share > 1 else 'weaker'} than the plan means; "
+            "take a round number nearer to the truth",
+        )
+    else:
+        more = f", since there are more {noun}, which is fine" if share > 1 else ""
+        yield _GROUP.ok("public size", f"{size} is published; a step draws {share:.2g} times batch_size{more}")
+
+
+def _examples(
+    organization: Organization, plan: Plan, records: Sequence[Record], tokenizer: Any
+) -> Checks[Sequence[Unit] | None]:
+    field = organization.data.user_field
+    encoded = encode(records, make_task(plan.task, tokenizer), field)
+    every = [example for unit in encoded.units for example in unit]
+    usable = sum(map(_trains, every))
+    own = len(records) if field is None else sum(map(len, group_by_user(records, field)))
+    if not usable:
+        yield _GROUP.wrong("examples", f"no record can be trained on; {_missing(plan, records)}")
+        return None
+    if usable < own:
+        yield _GROUP.warning(
+            "examples",
+            f"{own - usable} of {own} records give nothing to train on; they are drawn all the same and add zero; "
+            f"{_missing(plan, records)}",
+        )
+    else:
+        yield _GROUP.ok("examples", f"all {own} records give tokens to train on")
+    yield from _lengths(plan, every, records, make_task(_uncut(plan), tokenizer), field)
+    yield from _records_per_user(plan, encoded)
+    return encoded.units
+
+
+def _lengths(
+    plan: Plan, every: Sequence[Example], records: Sequence[Record], uncut: Task, field: str | None
+) -> Checks[None]:
+    most = plan.task.max_length
+    lengths = [len(example) for example in every]
+    if max(lengths) == most:
+        lengths = [len(example) for unit in encode(records, uncut, field).units for example in unit]
+    cut = sum(length > most for length in lengths)
+    text = (
+        f"a record has {statistics.median(lengths):g} tokens (median), {max(lengths)} at most; "
+        f"{cut} of {len(lengths)} are cut at the plan's max_length = {most}"
+    )
+    if cut > _MANY_CUT * len(lengths):
+        yield _GROUP.warning("lengths", f"{text}: split them at home, or ask for a plan with a larger one")
+    else:
+        yield _GROUP.ok("lengths", text)
+
+
+def _uncut(plan: Plan) -> Any:
+    return plan.task.model_copy(update={"max_length": 1_000_000})
+
+
+def _records_per_user(plan: Plan, encoded: EncodedRecords) -> Checks[None]:
+    most = plan.privacy.records_per_user
+    if most is not None:
+        more = sum(len(unit) > most for unit in encoded.units)
+        empty = sum(not unit for unit in encoded.units)
+        yield _GROUP.ok(
+            "plan's records per user",
+            f"a step uses {most} of a user at most, chosen anew each time; {more} of {len(encoded.units)} users "
+            f"have more, {empty} none that can be used",
+        )
+
+
+def _trains(example: Example) -> bool:
+    """Whether a loss is taken on some token of it."""
+    return any(label >= 0 for label in example.labels[1:])
+
+
+def _missing(plan: Plan, records: Sequence[Record]) -> str:
+    """What of the template the records lack most often, and what it may be called in them."""
+    lacking = Counter(
+        field
+        for record in records
+        for field in plan.task.fields
+        if not isinstance(record.get(field), str | int | float) or record[field] == ""
+    )
+    if not lacking:
+        return f"their text by the plan's template {plan.task.template!r} is empty"
+    ((field, count),) = lacking.most_common(1)
+    known = sorted({key for record in records for key in record if key not in plan.task.fields})
+    near = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; they have: {', '.join(known[:8])}" if known else ""
+    return f"{count} have no {field!r}, which the plan's template {plan.task.template!r} needs{hint}"
