@@ -10,7 +10,9 @@ says that it was forwarded for. Every request must be signed by a registered nod
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import resource
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -27,6 +29,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.network import Address, any_address
 from common.node_key import NODE_HEADER, NotSigned, signer
@@ -58,6 +61,7 @@ _SECONDS = 120.0
 _IDLE_SECONDS = 3.0
 _KEEP_ALIVE_SECONDS = 75
 _MOST_CONNECTIONS = 1000
+_FIRST_REQUEST_SECONDS = 10.0
 
 _log = logging.getLogger("door")
 
@@ -183,8 +187,22 @@ def _refuse(status: int, reason: str) -> Response:
     return JSONResponse({"reason": reason}, status)
 
 
+class _Impatient(H11Protocol):
+    """A connection over which no request begins within seconds is closed: silent ones would fill the door."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(_FIRST_REQUEST_SECONDS, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
 def serve(address: Address, certificate: Path, key: Path, superlink: Address, registry: Path) -> None:
     """Serve the door until SIGTERM."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     uvicorn.run(
         Door(superlink, Members(registry)).app(),
         host=address.host,
@@ -196,7 +214,7 @@ def serve(address: Address, certificate: Path, key: Path, superlink: Address, re
         server_header=False,
         date_header=False,
         ws="none",
-        http="h11",
+        http=_Impatient,
         access_log=False,
         log_level="warning",
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,

@@ -62,6 +62,7 @@ class Kills:
         self._starts = 0
         self._told: dict[str, Any] = {}
         self._next: float | None = None
+        self._soon = False
 
     def tend(self) -> None:
         """Start the commands that should run and do not."""
@@ -94,13 +95,12 @@ class Kills:
         """Mostly when a round is trained again since the last kill, sometimes in the middle of a recovery."""
         now = status(out)
         if self._next is None:
-            soon = self.random.random() < 0.2
-            if not soon and (now == self._told or now.get("state") != "running"):
+            if not self._soon and (now == self._told or now.get("state") != "running"):
                 return False
             self._next = time.monotonic() + self.random.uniform(0, 3)
         if time.monotonic() < self._next:
             return False
-        self._told, self._next = now, None
+        self._told, self._next, self._soon = now, None, self.random.random() < 0.2
         return True
 
     def kill_one(self, run: Program) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,18 @@ def test_every_change_is_seen_at_once(registry: Registry, tmp_path: Path) -> Non
             assert members.name_of_node(100 + number) is None
             assert members.is_revoked(key.public)
     assert members.name_of_node(102) == "org-2"
+
+
+def test_a_change_at_the_same_tick_of_the_clock_is_seen(registry: Registry, tmp_path: Path) -> None:
+    folder = tmp_path / "organizations"
+    register(registry, tmp_path, "a")
+    tick = time.time_ns()
+    os.utime(folder, ns=(tick, tick))
+    members = Members(folder)
+    assert members.is_revoked(NodeKey.generate().public) is False
+    key = register(registry, tmp_path, "b")
+    os.utime(folder, ns=(tick, tick))
+    assert members.name_of_key(key.public) == "b"
 
 
 def test_a_registry_that_cannot_be_read_lets_nobody_in(registry: Registry, tmp_path: Path) -> None:
