@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import ssl
 import sys
 import urllib.error
@@ -13,6 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from common.errors import InputError, SottoError
+from common.keys import write_new
 from common.lock import Held, exclusive
 from common.network import Address, any_address, loopback_address
 from common.processes import FLOWER_ENVIRONMENT, Supervisor
@@ -100,7 +102,7 @@ def serve(server: Server, report: Callable[[str], None]) -> None:
                 if _local(address).is_open():
                     raise InputError(f"{key} = {address}: another program listens there; choose another port")
             log = folder / "superlink.log"
-            supervisor.start("SuperLink", _command(superlink, folder), _environment(folder), log)
+            _start_superlink(superlink, folder, supervisor, log)
             _wait(supervisor, lambda: is_ready(superlink), "SuperLink", log)
             if not server.insecure and not supervisor.told_to_end:
                 _open_door(server, supervisor, folder / "door.log")
@@ -109,6 +111,28 @@ def serve(server: Server, report: Callable[[str], None]) -> None:
             supervisor.run()
     except Held as held:
         raise InputError(f"folder = {folder}: another server, process {held.holder}, uses it") from None
+
+
+def _start_superlink(address: Address, folder: Path, supervisor: Supervisor, log: Path) -> None:
+    """Start the SuperLink, and the SuperExec that starts a ServerApp for each run.
+
+    Flower would start the SuperExec itself, and not again when it dies. It shares a secret with the SuperLink, so
+    that no other program of this machine is given a ServerApp's part.
+    """
+    secret = folder / "superexec.secret"
+    secret.unlink(missing_ok=True)
+    write_new(secret, secrets.token_hex(32).encode(), 0o600)
+    shared = ["--insecure", "--superexec-auth-secret-file", str(secret)]
+    environment = _environment(folder)
+    link = [*shared, "--isolation", "process", "--host", address.host, "--port", str(address.port)]
+    link += ["--database", str(folder / "state.db")]
+    supervisor.start("SuperLink", [_flower("superlink"), *link], environment, log, takes_along="SuperExec")
+    executor = [_flower("superexec"), *shared, "--runtime-api-address", str(address)]
+    supervisor.start("SuperExec", executor, environment, log)
+
+
+def _flower(program: str) -> str:
+    return str(Path(sys.executable).parent / f"flower-{program}")
 
 
 def _open_door(server: Server, supervisor: Supervisor, log: Path) -> None:
@@ -170,14 +194,6 @@ def is_ready(address: Address) -> bool:
             return bool(reply.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
-
-
-def _command(address: Address, folder: Path) -> list[str]:
-    return [
-        *(str(Path(sys.executable).parent / "flower-superlink"), "--insecure"),
-        *("--host", address.host, "--port", str(address.port)),
-        *("--database", str(folder / "state.db")),
-    ]
 
 
 def _environment(folder: Path) -> dict[str, str]:
