@@ -42,7 +42,9 @@ from client.app import app
 from client.refusal import refusal_for
 from common.errors import Refused, SottoError
 from common.fab import check_app
+from common.failure import failure
 from common.flower import VERSION, pull_sooner
+from common.logs import begin
 from common.messages import pack_refusal
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -158,7 +160,7 @@ def _relay_one(client: RuntimeHttpClient, socket: str) -> None:
         state = SubStatus.COMPLETED
     except Exception as error:
         # A run that ended meanwhile, for instance. Whatever one message meets, the next is answered.
-        _log.error("a message could not be relayed", exc_info=error)
+        _log.error("a message could not be relayed: %s", failure(error))
     finally:
         # It has ended by itself if the SuperNode refused it.
         with suppress(RuntimeError):
@@ -187,8 +189,10 @@ def main() -> None:
     check_version()
     match sys.argv[1:]:
         case ["supernode", *arguments]:
+            begin("supernode", timed=True)
             run_supernode(arguments)
         case ["relay", address, secret, socket]:
+            begin("relay", timed=True)
             run_relay(address, Path(secret), socket)
         case _:
             sys.exit("usage: python -m client.runtime supernode ARGUMENT… | relay ADDRESS SECRET SOCKET")

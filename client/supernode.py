@@ -14,6 +14,7 @@ from client.remote import RemoteVault
 from client.runtime import check_version
 from client.wire import check_socket_path
 from common.errors import InputError, Refused, SottoError
+from common.logs import ORGANIZATION_VARIABLE
 from common.network import Address, free_port, loopback_address
 from common.plan import Name
 from common.processes import FLOWER_ENVIRONMENT, Supervisor
@@ -32,7 +33,7 @@ class Relay(SettingsFile):
     server: str = Field(default="127.0.0.1:8000", examples=["127.0.0.1:8000"])
     """The coordinator's server. This version has no TLS: it must be on this machine."""
     log: str = "relay.log"
-    """What Flower's programs write."""
+    """What Flower's programs write; "-" for the standard output of this program."""
     patience: float = Field(default=60.0, gt=0)
     """Seconds to wait at the start for the vault and for the server."""
 
@@ -75,7 +76,12 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
             if supervisor.told_to_end:
                 return
             raise SottoError(f"no server answers at {server}; start it with: sotto server start")
-        environment = {"FLWR_LOG_LEVEL": "WARNING", **FLOWER_ENVIRONMENT, "FLWR_HOME": home}
+        environment = {
+            "FLWR_LOG_LEVEL": "WARNING",
+            **FLOWER_ENVIRONMENT,
+            "FLWR_HOME": home,
+            ORGANIZATION_VARIABLE: relay.name,
+        }
         secret = Path(home) / "secret"
         secret.touch(mode=0o600)
         secret.write_text(secrets.token_hex(32), encoding="ascii")
@@ -85,7 +91,7 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
             *("--insecure", "--superlink", str(server), "--host", "127.0.0.1", "--port", port),
             *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
         ]
-        log = relay.path(relay.log)
+        log = None if relay.log == "-" else relay.path(relay.log)
         # A SuperNode whose relay died would keep the message for a minute before Flower asks again. Ended in order
         # it signs off, and comes back as a node that gets the message anew. A relay has nothing to do without it.
         node = [*program, "supernode", *node]
