@@ -190,7 +190,7 @@ def start_client(organization: OrganizationFile, relay: RelayFile) -> None:
     from client.both import serve_both
 
     logs.begin("client")
-    serve_both(organization, relay, logs.report)
+    serve_both(organization, relay, logs.warn)
 
 
 @client.command("keys")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn.config
 from flwr.app import Context, Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
@@ -85,6 +86,9 @@ def run_supernode(arguments: list[str]) -> None:
     faster.__dict__.update({**time.__dict__, "sleep": sleep})
     pull_sooner(loop, "pull_objects")
     loop.__dict__.update(time=faster, pull_objects=_forgotten_with_its_run(vars(loop)["pull_objects"]))
+    # Its own settings would print past our log.
+    uvicorn.config.LOGGING_CONFIG.clear()
+    uvicorn.config.LOGGING_CONFIG.update(version=1, disable_existing_loggers=False)
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 

@@ -14,7 +14,7 @@ from client.remote import RemoteVault
 from client.runtime import check_version
 from client.wire import check_socket_path
 from common.errors import InputError, Refused, SottoError
-from common.logs import ORGANIZATION_VARIABLE
+from common.logs import ORGANIZATION_VARIABLE, warn
 from common.network import Address, free_port, loopback_address
 from common.plan import Name
 from common.processes import FLOWER_ENVIRONMENT, Supervisor
@@ -61,7 +61,7 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
 
     Args:
         relay: where the vault and the server are.
-        report: told in one line when they run, and what happens to them.
+        report: told in one line when they run.
 
     Raises:
         InputError: the vault is another organization's, or an address or path is wrong.
@@ -69,7 +69,7 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
     """
     check_version()
     server, socket = relay.server_address, relay.vault_socket
-    with tempfile.TemporaryDirectory(prefix="sotto-relay-") as home, Supervisor(report) as supervisor:
+    with tempfile.TemporaryDirectory(prefix="sotto-relay-") as home, Supervisor(warn) as supervisor:
         if not _vault_answers(relay, socket, supervisor, report):
             return
         if not supervisor.wait_for(server.is_open, relay.patience):

@@ -79,6 +79,9 @@ def begin(
     end()
     for library in list(logging.root.manager.loggerDict):
         _take_over(logging.getLogger(library))
+    # Plain ones only: those of other kinds were put there on purpose, by a test for instance.
+    for plain in [one for one in logging.root.handlers if type(one) is logging.StreamHandler]:
+        logging.root.removeHandler(plain)
     name = organization or os.environ.get(ORGANIZATION_VARIABLE, "")
     _handler = _Lines(_Writer(part, name, private, timed, as_json))
     logging.root.addHandler(_handler)
@@ -113,6 +116,11 @@ def report(text: str, fields: Mapping[str, Any] | None = None) -> None:
         fields: numbers and names that a JSON line has besides, for machines.
     """
     _log.info("%s", text, extra={"fields": fields or {}})
+
+
+def warn(text: str) -> None:
+    """Say something that an operator should look at, in one line."""
+    _log.warning("%s", text)
 
 
 class _Writer:

@@ -35,7 +35,7 @@ class ProgressLines(Observer):
 
     def __init__(self, plan: Plan) -> None:
         self._rounds = plan.training.rounds
-        self._round = 0
+        self._round = self._complete = 0
 
     def __enter__(self) -> ProgressLines:
         return self
@@ -55,11 +55,14 @@ class ProgressLines(Observer):
         report("a round begins", {"round": self._round, "rounds": self._rounds, "organizations": names})
 
     def answered(self, organization: str) -> None:
-        """Say who answered."""
+        """Say who answered, while the round lasts; its own line names all."""
+        if self._round == self._complete:
+            return
         report("an organization answered", {"round": self._round, "organization": organization})
 
     def finished(self, line: RoundLine) -> None:
         """The round's line of `rounds.jsonl`."""
+        self._complete = line.round
         report("a round is complete", dataclasses.asdict(line))
 
 

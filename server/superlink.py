@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.errors import InputError, SottoError
 from common.lock import Held, exclusive
+from common.logs import warn
 from common.network import Address, loopback_address
 from common.processes import FLOWER_ENVIRONMENT, Supervisor
 from common.settings import SettingsFile
@@ -46,7 +47,7 @@ def serve(server: Server, report: Callable[[str], None]) -> None:
 
     Args:
         server: where and with what.
-        report: told in one line when it is ready, and what happens to it.
+        report: told in one line when it is ready.
 
     Raises:
         InputError: the port or the folder is in use.
@@ -55,7 +56,7 @@ def serve(server: Server, report: Callable[[str], None]) -> None:
     address, folder = server.listens_at, server.path(server.folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        with exclusive(folder / "superlink"), Supervisor(report) as supervisor:
+        with exclusive(folder / "superlink"), Supervisor(warn) as supervisor:
             if address.is_open():
                 raise InputError(f"address = {address}: another program listens there; choose another port")
             supervisor.start(
