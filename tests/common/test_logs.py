@@ -196,7 +196,8 @@ def test_what_is_printed_past_the_log_is_lost_while_records_are_open(last: str) 
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # Buffered, also where the tests run otherwise: the text would come out when the program ends.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
     )
     assert ended.stderr == ""
     assert ended.stdout == ("here\nafter\nprinted\n" if last == "pass" else "here\n")
