@@ -19,7 +19,6 @@ from common.errors import InputError, SottoError
 from common.settings import Section, template
 
 if TYPE_CHECKING:
-    from server.registry import Registry
     from server.superlink import Server
 
 # Quiet and offline, before any library that reads these is imported.
@@ -44,7 +43,7 @@ _groups = {
     "server": "The coordinator's server.",
     "vault": "The process with the data.",
     "supernode": "The process with the network.",
-    "client": "Both processes of an organization.",
+    "client": "An organization: keys, approvals, and both of its processes.",
     "privacy": "What a run cost, what is left, what a plan would need.",
     "init": "Write a commented file to start from.",
 }
@@ -63,6 +62,9 @@ ServerFile = Annotated[Path | None, typer.Argument(help="server.toml; without on
 ServerOption = Annotated[Path | None, typer.Option("--server", help="server.toml; without it, the defaults.")]
 NewFile = Annotated[Path, typer.Argument(help="A new file.")]
 Result = Annotated[Path, typer.Argument(help="A run directory, an adapter folder, or a model folder.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Without TLS and node keys, to try things out on this machine alone.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -128,6 +130,7 @@ def run_plan(
     out: Annotated[Path, typer.Option(help="The run directory: a new one, or with --resume the run's.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     server: ServerOption = None,
+    insecure: Insecure = False,
 ) -> None:
     """Run a plan with the organizations that are connected to the server of this machine."""
     from common.plan import Plan
@@ -137,7 +140,7 @@ def run_plan(
     from server.summary import print_summary
 
     logs.begin("run")
-    chosen, settings = Plan.read(plan), _settings(server)
+    chosen, settings = Plan.read(plan), _settings(server, insecure)
     try:
         with run_progress(chosen, True, _screen) as bar:
             directory, report = run_federated(
@@ -145,18 +148,32 @@ def run_plan(
             )
     except KeyboardInterrupt:
         words = f"sotto run {plan} --out {out} --resume" + (f" --server {server}" if server else "")
+        words += " --insecure" if insecure else ""
         _print_stopped(words)
         raise typer.Exit(130) from None
     print_summary(directory, report, _screen)
 
 
 @server.command("start")
-def start_server(settings: ServerFile = None) -> None:
-    """Run Flower's SuperLink on this machine until Ctrl-C."""
+def start_server(settings: ServerFile = None, insecure: Insecure = False) -> None:
+    """Run Flower's SuperLink, and the TLS door to it, until Ctrl-C."""
     from server.superlink import serve
 
     logs.begin("server")
-    serve(_settings(settings), logs.report)
+    serve(_settings(settings, insecure), logs.report)
+
+
+@server.command("certs")
+def make_server_certificates(
+    folder: Annotated[Path, typer.Argument(help="Where authority and certificate go.")],
+    host: Annotated[list[str], typer.Option(help="A name or address of the server; may be given more than once.")],
+) -> None:
+    """Make a certification authority, unless there is one, and the server's certificate."""
+    from server.certs import CA, make_certificates
+
+    for path in make_certificates(folder, host):
+        _report(f"{path}: written")
+    _report(f"give {folder / CA} to every organization; keep the keys to yourself")
 
 
 @vault.command("start")
@@ -174,23 +191,23 @@ def start_vault(organization: OrganizationFile) -> None:
 
 
 @supernode.command("start")
-def start_supernode(relay: RelayFile) -> None:
+def start_supernode(relay: RelayFile, insecure: Insecure = False) -> None:
     """Relay between the server and the vault, until Ctrl-C. Sees no records."""
     from client.supernode import Relay, serve_relay
 
     logs.begin("relay")
     own = Relay.read(relay)
     logs.begin("relay", own.name)
-    serve_relay(own, logs.report)
+    serve_relay(own.without_tls() if insecure else own, logs.report)
 
 
 @client.command("start")
-def start_client(organization: OrganizationFile, relay: RelayFile) -> None:
+def start_client(organization: OrganizationFile, relay: RelayFile, insecure: Insecure = False) -> None:
     """Run vault and relay under one user, until Ctrl-C; the relay could then read what this user can."""
     from client.both import serve_both
 
     logs.begin("client")
-    serve_both(organization, relay, logs.warn)
+    serve_both(organization, relay, logs.warn, insecure=insecure)
 
 
 @client.command("keys")
@@ -198,13 +215,14 @@ def make_client_keys(
     folder: Annotated[Path, typer.Argument(help="Where the keys go.")],
     name: Annotated[str, typer.Option(help="The organization's name.")] = "NAME",
 ) -> None:
-    """Make the organization's statement key, at home; print the public half."""
+    """Make the organization's keys, at home; print the public halves."""
     from client.keys import make_keys
-    from common.signing import key_fingerprint, read_public
 
-    public = make_keys(folder, name)
-    _report(f"{public}: give this file to the coordinator, who runs: sotto server register {name} {public.name}")
-    _report(f"its fingerprint is {key_fingerprint(read_public(public))}")
+    for key in make_keys(folder, name):
+        _report(f"{key.public}: {key.line.strip()}")
+        _report(f"  fingerprint {key.fingerprint}")
+    register = f"sotto server register {name} node.pub statement.pub"
+    _report(f"give both .pub files to the coordinator, who runs: {register}")
 
 
 @client.command("approve")
@@ -229,32 +247,45 @@ def approve_plan(organization: OrganizationFile, plan: Annotated[Path, typer.Arg
 @server.command("register")
 def register_organization(
     name: Annotated[str, typer.Argument(help="The organization's name.")],
-    key: Annotated[Path, typer.Argument(help="Its statement.pub.")],
+    node: Annotated[Path, typer.Argument(help="Its node.pub.")],
+    statement: Annotated[Path, typer.Argument(help="Its statement.pub.")],
     settings: ServerOption = None,
 ) -> None:
-    """Take an organization's public key: only its signatures count from now on."""
+    """Take an organization's public keys: only its node may enter, and only its signatures count."""
     from common.signing import key_fingerprint
+    from server.superlink import apply_registry
 
-    public = _registry(settings).register(name, key)
-    _report(f"{name}: registered; compare the fingerprint {key_fingerprint(public)} with the organization")
+    server = _settings(settings)
+    node_key, statement_key = server.organizations().register(name, node, statement)
+    _report(f"{name}: registered; compare these fingerprints with the organization")
+    _report(f"  node       {node_key.fingerprint}")
+    _report(f"  statement  {key_fingerprint(statement_key)}")
+    apply_registry(server)
 
 
 @server.command("revoke")
 def revoke_organization(
     name: Annotated[str, typer.Argument(help="The organization's name.")], settings: ServerOption = None
 ) -> None:
-    """Forget an organization's key and the head of its ledger."""
-    _registry(settings).revoke(name)
+    """Forget an organization's keys and the head of its ledger; it is shut out at once."""
+    from server.superlink import apply_registry
+
+    server = _settings(settings)
+    server.organizations().revoke(name)
     _report(f"{name}: revoked")
+    apply_registry(server)
 
 
 @server.command("list")
 def list_organizations(settings: ServerOption = None) -> None:
-    """Show the registered organizations."""
+    """Show the registered organizations and the fingerprints of their keys."""
     from common.signing import key_fingerprint
 
-    for name, public in _registry(settings).keys().items():
-        _report(f"{name}  {key_fingerprint(public)}")
+    registry = _settings(settings).organizations()
+    nodes = registry.node_keys()
+    for name, public in registry.keys().items():
+        node = nodes[name].fingerprint if name in nodes else "none"
+        _report(f"{name}  node {node}  statement {key_fingerprint(public)}")
 
 
 @privacy.command("calibrate")
@@ -415,16 +446,11 @@ def init_server(path: NewFile) -> None:
     _write_template(path, Server)
 
 
-def _settings(path: Path | None) -> Server:
+def _settings(path: Path | None, insecure: bool = False) -> Server:
     from server.superlink import Server
 
-    return Server.read(path) if path else Server()
-
-
-def _registry(settings: Path | None) -> Registry:
-    from server.registry import Registry
-
-    return Registry(_settings(settings).registry)
+    settings = Server.read(path) if path else Server()
+    return settings.without_tls() if insecure else settings
 
 
 def _print_json(values: object) -> None:

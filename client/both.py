@@ -12,16 +12,18 @@ from common.errors import InputError
 from common.processes import Supervisor
 
 
-def serve_both(organization: Path, relay: Path, report: Callable[[str], None]) -> None:
+def serve_both(organization: Path, relay: Path, report: Callable[[str], None], *, insecure: bool = False) -> None:
     """Keep both processes running until SIGTERM or SIGINT.
 
     Args:
         organization: its file.
         relay: its file.
         report: told in one line what happens to the processes.
+        insecure: connect without TLS and node key, whatever the relay's file says.
 
     Raises:
         InputError: the two files do not belong together.
+        ChildFailed: one of the processes cannot run; it has said why.
     """
     vault, node = Organization.read(organization), Relay.read(relay)
     if vault.name != node.name:
@@ -32,6 +34,9 @@ def serve_both(organization: Path, relay: Path, report: Callable[[str], None]) -
         )
     program = [sys.executable, "-P", "-m", "sotto"]
     with Supervisor(report) as supervisor:
-        supervisor.start("vault", [*program, "vault", "start", str(organization.absolute())], {})
-        supervisor.start("relay", [*program, "supernode", "start", str(relay.absolute())], {})
+        # Wrong input, a key that the server refuses for instance, stays wrong however often it is tried.
+        final = frozenset({InputError.exit_code})
+        supervisor.start("vault", [*program, "vault", "start", str(organization.absolute())], {}, final=final)
+        relaying = ["supernode", "start", str(relay.absolute()), *(["--insecure"] if insecure else [])]
+        supervisor.start("relay", [*program, *relaying], {}, final=final)
         supervisor.run()

@@ -23,6 +23,7 @@ import httpx
 import uvicorn.config
 from flwr.app import Context, Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, DeactivateNodeRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
@@ -36,6 +37,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.version import package_version
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
@@ -47,6 +49,7 @@ from common.failure import failure
 from common.flower import VERSION, pull_sooner
 from common.logs import begin
 from common.messages import pack_refusal
+from common.node_key import NODE_HEADER
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _RELAY_POLL_SECONDS = 0.05
@@ -54,6 +57,8 @@ _RETRY_SECONDS = 1.0
 # In place of Flower's 3 seconds between two looks at the server, and half a second between two at the relay.
 _SERVER_POLL_SECONDS = 0.25
 _REPLY_POLL_SECONDS = 0.05
+# The server looks every half second who is connected.
+_AWAY_SECONDS = 2.0
 
 Pull = Callable[..., dict[str, bytes]]
 
@@ -76,6 +81,7 @@ def run_supernode(arguments: list[str]) -> None:
     Args:
         arguments: of `flower-supernode`.
     """
+    import flwr.supernode.fleet_http_connection as connection
     import flwr.supernode.start_client_internal as loop
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
@@ -89,8 +95,30 @@ def run_supernode(arguments: list[str]) -> None:
     # Its own settings would print past our log.
     uvicorn.config.LOGGING_CONFIG.clear()
     uvicorn.config.LOGGING_CONFIG.update(version=1, disable_existing_loggers=False)
+    vars(connection)["FleetHttpClient"] = _ReturningClient
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
+
+
+class _ReturningClient(FleetHttpClient):
+    """Takes the place of a SuperNode of the same key that died.
+
+    Flower would refuse the key for the minute that it takes the dead one for connected. The door adds the node's
+    number to such a refusal, and with it the dead one can be signed off: so long that the server sees that it was
+    away, and asks again what the dead one may have received.
+    """
+
+    def ActivateNode(self, request: ActivateNodeRequest) -> ActivateNodeResponse:  # noqa: N802 - Flower's name
+        """Sign on."""
+        try:
+            return super().ActivateNode(request)
+        except httpx.HTTPStatusError as error:
+            node = error.response.headers.get(NODE_HEADER, "")
+            if not node.isdecimal():
+                raise
+            self.DeactivateNode(DeactivateNodeRequest(node_id=int(node)))
+        time.sleep(_AWAY_SECONDS)
+        return super().ActivateNode(request)
 
 
 def _forgotten_with_its_run(pull: Pull) -> Pull:

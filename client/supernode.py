@@ -6,16 +6,19 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from pydantic import Field
 
+from client.door import Door
 from client.remote import RemoteVault
 from client.runtime import check_version
 from client.wire import check_socket_path
 from common.errors import InputError, Refused, SottoError
+from common.lock import Held, exclusive
 from common.logs import ORGANIZATION_VARIABLE, warn
-from common.network import Address, free_port, loopback_address
+from common.network import Address, any_address, free_port, loopback_address
 from common.plan import Name
 from common.processes import FLOWER_ENVIRONMENT, Supervisor
 from common.settings import SettingsFile
@@ -30,12 +33,23 @@ class Relay(SettingsFile):
     """The organization's name, as in its own file."""
     socket: str = "vault.sock"
     """Where the vault answers."""
-    server: str = Field(default="127.0.0.1:8000", examples=["127.0.0.1:8000"])
-    """The coordinator's server. This version has no TLS: it must be on this machine."""
+    server: str = Field(default="127.0.0.1:8443", examples=["coordinator.example:8443"])
+    """The coordinator's server. Its certificate must be for this name."""
+    ca: str = "certs/ca.pem"
+    """The certification authority of the server's certificate; the coordinator gives it to you. No other is
+    trusted."""
+    node_key: str = "keys/node.key"
+    """Shows the server who you are; `sotto client keys` makes it."""
     log: str = "relay.log"
     """What Flower's programs write; "-" for the standard output of this program."""
     patience: float = Field(default=60.0, gt=0)
     """Seconds to wait at the start for the vault and for the server."""
+    insecure: bool = False
+    """For trying things out on one machine: without TLS and node key."""
+
+    def without_tls(self) -> Relay:
+        """The same, but without TLS and keys, as `--insecure` asks."""
+        return self.model_copy(update={"insecure": True})
 
     @property
     def vault_socket(self) -> Path:
@@ -47,13 +61,20 @@ class Relay(SettingsFile):
         return check_socket_path(self.path(self.socket))
 
     @property
+    def log_file(self) -> Path | None:
+        """The log's path, made absolute; None for standard output."""
+        return None if self.log == "-" else self.path(self.log)
+
+    @property
     def server_address(self) -> Address:
         """The server's address, checked.
 
         Raises:
-            InputError: it is none, or not of this machine.
+            InputError: it is none, or without TLS not of this machine.
         """
-        return loopback_address(self.server, "server")
+        if self.insecure:
+            return loopback_address(self.server, "server", "without TLS it stays on this machine")
+        return any_address(self.server, "server")
 
 
 def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
@@ -64,42 +85,72 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
         report: told in one line when they run.
 
     Raises:
-        InputError: the vault is another organization's, or an address or path is wrong.
+        InputError: the vault is another organization's, an address or path is wrong, or the server does not take
+            the node key, now or later.
         SottoError: the vault or the server is not there in time.
     """
     check_version()
-    server, socket = relay.server_address, relay.vault_socket
-    with tempfile.TemporaryDirectory(prefix="sotto-relay-") as home, Supervisor(warn) as supervisor:
-        if not _vault_answers(relay, socket, supervisor, report):
-            return
-        if not supervisor.wait_for(server.is_open, relay.patience):
-            if supervisor.told_to_end:
+    server, socket, log = relay.server_address, relay.vault_socket, relay.log_file
+    door = None if relay.insecure else Door(server, relay.path(relay.ca), relay.path(relay.node_key), relay.name)
+    try:
+        with (
+            exclusive(log) if log else nullcontext(),
+            tempfile.TemporaryDirectory(prefix="sotto-relay-") as home,
+            Supervisor(warn) as supervisor,
+        ):
+            if not _vault_answers(relay, socket, supervisor, report):
                 return
-            raise SottoError(f"no server answers at {server}; start it with: sotto server start")
-        environment = {
-            "FLWR_LOG_LEVEL": "WARNING",
-            **FLOWER_ENVIRONMENT,
-            "FLWR_HOME": home,
-            ORGANIZATION_VARIABLE: relay.name,
-        }
-        secret = Path(home) / "secret"
-        secret.touch(mode=0o600)
-        secret.write_text(secrets.token_hex(32), encoding="ascii")
-        port = str(free_port())
-        program = [sys.executable, "-P", "-m", "client.runtime"]
-        node = [
-            *("--insecure", "--superlink", str(server), "--host", "127.0.0.1", "--port", port),
-            *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
-        ]
-        log = None if relay.log == "-" else relay.path(relay.log)
-        # A SuperNode whose relay died would keep the message for a minute before Flower asks again. Ended in order
-        # it signs off, and comes back as a node that gets the message anew. A relay has nothing to do without it.
-        node = [*program, "supernode", *node]
-        relaying = [*program, "relay", f"127.0.0.1:{port}", str(secret), str(socket)]
-        supervisor.start("SuperNode", node, environment, log, takes_along="relay")
-        supervisor.start("relay", relaying, environment, log, takes_along="SuperNode")
-        report(f"{relay.name}: relays between the server at {server} and the vault at {socket}")
-        supervisor.run()
+            if not _server_answers(relay, server, door, supervisor, report):
+                return
+            _start(relay, Path(home), supervisor)
+            report(f"{relay.name}: relays between the server at {server} and the vault at {socket}")
+            supervisor.run(door.watch if door else lambda: None)
+    except Held as held:
+        raise InputError(f"log = {log}: another relay, process {held.holder}, writes it") from None
+
+
+def _start(relay: Relay, home: Path, supervisor: Supervisor) -> None:
+    """Start the SuperNode, and the relay that answers its messages."""
+    environment = {"FLWR_LOG_LEVEL": "WARNING", **FLOWER_ENVIRONMENT, "FLWR_HOME": str(home)}
+    environment |= {ORGANIZATION_VARIABLE: relay.name}
+    secret = home / "secret"
+    secret.touch(mode=0o600)
+    secret.write_text(secrets.token_hex(32), encoding="ascii")
+    port = str(free_port())
+    program = [sys.executable, "-P", "-m", "client.runtime"]
+    keys = ["--root-certificates", str(relay.path(relay.ca))]
+    keys += ["--auth-supernode-private-key", str(relay.path(relay.node_key))]
+    node = [
+        *("--superlink", str(relay.server_address), "--host", "127.0.0.1", "--port", port),
+        *(["--insecure"] if relay.insecure else keys),
+        *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
+    ]
+    log = relay.log_file
+    # A SuperNode whose relay died would keep the message for a minute before Flower asks again. Ended in order
+    # it signs off, and is asked anew when it is back. A relay has nothing to do without it.
+    relaying = [*program, "relay", f"127.0.0.1:{port}", str(secret), str(relay.vault_socket)]
+    supervisor.start("SuperNode", [*program, "supernode", *node], environment, log, takes_along="relay")
+    supervisor.start("relay", relaying, environment, log, takes_along="SuperNode")
+
+
+def _server_answers(
+    relay: Relay, server: Address, door: Door | None, supervisor: Supervisor, report: Callable[[str], None]
+) -> bool:
+    """Whether the server is there before the time is over; False only if this process is told to end.
+
+    Raises:
+        InputError: the server does not take our key, or we not its certificate.
+        SottoError: it is not there in time.
+    """
+    is_there = door.is_open if door else server.is_open
+    if not is_there():
+        report(f"{relay.name}: waiting for the server at {server}")
+        if not supervisor.wait_for(is_there, relay.patience) and not supervisor.told_to_end:
+            reason = f" ({door.closed})" if door and door.closed else ""
+            raise SottoError(
+                f"no server answers at {server}{reason}; the coordinator starts it with: sotto server start"
+            )
+    return not supervisor.told_to_end
 
 
 def _vault_answers(relay: Relay, socket: Path, supervisor: Supervisor, report: Callable[[str], None]) -> bool:

@@ -1,24 +1,40 @@
-"""Addresses of this machine: until there are keys and TLS, Sotto listens and connects on loopback only."""
+"""Addresses: where a server listens and is reached."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import time
 from dataclasses import dataclass
 
 from common.errors import InputError
 
+_HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens."""
+    """Where a server listens.
+
+    Attributes:
+        host: a name or an address, an IPv6 address without its brackets.
+        port: from 1 to 65535.
+    """
 
     host: str
     port: int
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def is_open(self) -> bool:
         """Whether something accepts connections there."""
@@ -36,29 +52,46 @@ class Address:
         return opened
 
 
-def loopback_address(text: str, key: str) -> Address:
-    """An address of this machine, from `host:port`.
+def any_address(text: str, key: str) -> Address:
+    """An address from `host:port`.
+
+    Args:
+        text: for instance "coordinator.example:8443", "0.0.0.0:8443" or "[::1]:8443".
+        key: where it stands, for the error.
+
+    Raises:
+        InputError: it is no such address.
+    """
+    host, _, port = text.rpartition(":")
+    number = int(port) if len(port) <= 5 and port.isascii() and port.isdecimal() else 0
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not 1 <= number <= 65535 or not _is_host(bare, bracketed=bare != host):
+        raise InputError(f"{key} = {text!r}: it should be host:port, for instance 127.0.0.1:8000")
+    return Address(bare, number)
+
+
+def _is_host(host: str, *, bracketed: bool) -> bool:
+    try:
+        return (ipaddress.ip_address(host).version == 6) == bracketed
+    except ValueError:
+        return not bracketed and _HOST_NAME.fullmatch(host) is not None
+
+
+def loopback_address(text: str, key: str, why: str) -> Address:
+    """An address of this machine alone, from `host:port`.
 
     Args:
         text: for instance "127.0.0.1:8000" or "localhost:8000".
         key: where it stands, for the error.
+        why: it must be one, for the error.
 
     Raises:
         InputError: it is no such address, or not one of this machine alone.
     """
-    host, _, port = text.rpartition(":")
-    number = int(port) if len(port) <= 5 and port.isascii() and port.isdecimal() else 0
-    if not 1 <= number <= 65535 or not host:
-        raise InputError(f"{key} = {text!r}: it should be host:port, for instance 127.0.0.1:8000")
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local or ":" in host:
-        raise InputError(
-            f"{key} = {text!r}: it should be 127.0.0.1:{port}; this version has no TLS and stays on this machine"
-        )
-    return Address("127.0.0.1" if host == "localhost" else host, number)
+    address = any_address(text, key)
+    if not address.is_loopback or ":" in address.host:
+        raise InputError(f"{key} = {text!r}: it should be 127.0.0.1:{address.port}; {why}")
+    return Address("127.0.0.1" if address.host == "localhost" else address.host, address.port)
 
 
 def free_port() -> int:

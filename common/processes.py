@@ -38,6 +38,14 @@ FLOWER_ENVIRONMENT = {
 }
 
 
+class ChildFailed(SottoError):
+    """A child ended so that starting it again is of no use; the exit code is the child's."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.exit_code = code
+
+
 @dataclass
 class _Child:
     name: str
@@ -47,6 +55,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     started: float
     takes_along: str | None
+    final: frozenset[int]
     taken_along: bool = False
     pause: float = 0.5
     again_at: float | None = None
@@ -89,6 +98,7 @@ class Supervisor:
         environment: Mapping[str, str],
         log: Path | None = None,
         takes_along: str | None = None,
+        final: frozenset[int] = frozenset(),
     ) -> None:
         """Start a child.
 
@@ -98,9 +108,12 @@ class Supervisor:
             environment: added to this process's own.
             log: a file for what it prints; None for this process's own output.
             takes_along: another child that cannot go on without this one: it is started again with it.
+            final: exit codes after which starting it again is of no use.
         """
         process = self._spawn(command, environment, log)
-        self._children.append(_Child(name, command, environment, log, process, time.monotonic(), takes_along))
+        self._children.append(
+            _Child(name, command, environment, log, process, time.monotonic(), takes_along, final)
+        )
 
     def _spawn(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path | None
@@ -127,9 +140,17 @@ class Supervisor:
             if os.getppid() != parent:
                 os._exit(1)  # it died before it could be asked for
 
-    def run(self) -> None:
-        """Keep the children running until this process is told to end."""
+    def run(self, watch: Callable[[], None] = lambda: None) -> None:
+        """Keep the children running until this process is told to end.
+
+        Args:
+            watch: called again and again; what it raises ends this process.
+
+        Raises:
+            ChildFailed: a child ended so that starting it again is of no use.
+        """
         while not self._pause():
+            watch()
             self.tend()
 
     def _pause(self) -> bool:
@@ -167,12 +188,18 @@ class Supervisor:
         return self._told
 
     def tend(self) -> None:
-        """Start children again that ended, after a pause that doubles each time."""
+        """Start children again that ended, after a pause that doubles each time.
+
+        Raises:
+            ChildFailed: a child ended so that starting it again is of no use.
+        """
         now = time.monotonic()
         for child in self._children:
             code = child.process.poll()
             if code is None:
                 continue
+            if code in child.final:
+                raise ChildFailed(f"{child.name} ended with code {code}{_see(child)}", code)
             if child.again_at is None:
                 if now - child.started > _STEADY_SECONDS:
                     child.pause = 0.5

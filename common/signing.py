@@ -5,18 +5,16 @@ What is signed begins with a line that says what it is, so that no signature can
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from common.errors import InputError
+from common.keys import fingerprint, openssh_line, read_private, read_public_line, write_private
 
 
 class StatementKey:
@@ -37,27 +35,14 @@ class StatementKey:
         Raises:
             InputError: it is not there, is no such key, or others may read it.
         """
-        try:
-            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-            mode = path.stat().st_mode & 0o077
-        except FileNotFoundError:
-            raise InputError(f"{path}: there is no key; make it with: sotto client keys {path.parent}") from None
-        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise InputError(f"{path}: not a private key: {error}") from None
+        key = read_private(path)
         if not isinstance(key, Ed25519PrivateKey):
             raise InputError(f"{path}: not an Ed25519 key; make one with: sotto client keys {path.parent}")
-        if mode:
-            raise InputError(f"{path}: others than its owner may read or write it; run: chmod 600 {path}")
         return cls(key)
 
     def write(self, path: Path) -> None:
         """Write the key to a new file that only its owner can read."""
-        data = self._key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        write_private(path, self._key, serialization.PrivateFormat.PKCS8)
 
     @property
     def public(self) -> str:
@@ -87,18 +72,15 @@ def signable(kind: str, values: dict[str, Any]) -> bytes:
 
 def public_line(public: str, name: str) -> str:
     """A public key as a line in the format of OpenSSH."""
-    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
-    line = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
-    return f"{line} {name}\n"
+    return openssh_line(Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)), name)
 
 
 def key_fingerprint(public: str) -> str:
     """The fingerprint of a public key, as `ssh-keygen -lf NAME.pub` prints it; empty if it is no key."""
     try:
-        blob = base64.b64decode(public_line(public, "").split()[1])
+        return fingerprint(Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)))
     except ValueError:
         return ""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
 def read_public(path: Path) -> str:
@@ -107,12 +89,7 @@ def read_public(path: Path) -> str:
     Raises:
         InputError: it is not there or is no Ed25519 public key.
     """
-    try:
-        key = serialization.load_ssh_public_key(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise InputError(f"{path}: not a public key: {error}") from None
+    key = read_public_line(path)
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(f"{path}: not an Ed25519 public key; statements are signed with Ed25519")
     return _hex(key)

@@ -18,6 +18,8 @@ def start_run(
     model: LoraModel,
     run: str | None = None,
     registry: Path | None = None,
+    *,
+    authenticated: bool = False,
 ) -> RunDirectory:
     """A new run directory with the adapter of round 0.
 
@@ -28,6 +30,7 @@ def start_run(
         model: the base model with the plan's LoRA layers.
         run: the run's id; one is made if it is missing.
         registry: folder of the registered organizations; None in a simulation.
+        authenticated: whether only registered nodes take part.
     """
     info = RunInfo(
         run=run or new_run_id(plan.name),
@@ -37,6 +40,7 @@ def start_run(
         shapes=dict(model.shapes),
         private=private,
         registry=str(registry) if registry else None,
+        authenticated=authenticated,
     )
     start = {
         name: tensor
@@ -46,11 +50,14 @@ def start_run(
     return RunDirectory.create(out, info, plan, start)
 
 
-def resume_run(plan: Plan, out: Path, private: bool, model: LoraModel) -> RunDirectory:
+def resume_run(
+    plan: Plan, out: Path, private: bool, model: LoraModel, *, authenticated: bool = False
+) -> RunDirectory:
     """The run that a directory holds, if it is the plan's.
 
     Raises:
-        InputError: it holds no run, or one of another plan or base model, or one with or without privacy.
+        InputError: it holds no run, or one of another plan or base model, one with or without privacy, or with or
+            without node keys.
     """
     directory = RunDirectory.open(out)
     if directory.info.digest != plan.digest():
@@ -58,6 +65,9 @@ def resume_run(plan: Plan, out: Path, private: bool, model: LoraModel) -> RunDir
     if directory.info.private != private:
         mode = "with" if directory.info.private else "without"
         raise InputError(f"{out}: its run was begun {mode} privacy and can only be continued so")
+    if directory.info.authenticated != authenticated:
+        mode = "with" if directory.info.authenticated else "without"
+        raise InputError(f"{out}: its run was begun {mode} TLS and node keys and can only be continued so")
     if directory.info.fingerprint != model.fingerprint:
         raise InputError(
             f"{out}: its run was begun with another base model: fingerprint {directory.info.fingerprint[:12]}, "

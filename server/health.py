@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from common.errors import SottoError
-from server.superlink import Server, is_ready
+from server.superlink import Server, is_ready, local
 
 
 def server_problem(server: Server) -> str | None:
@@ -16,10 +16,12 @@ def server_problem(server: Server) -> str | None:
         server: its file.
 
     Raises:
-        InputError: the file's address is none.
+        InputError: an address in the file is none.
     """
-    address = server.listens_at
-    return None if is_ready(address) else f"no SuperLink answers at {address}"
+    superlink, door = server.superlink_at, local(server.listens_at)
+    if not is_ready(superlink):
+        return f"no SuperLink answers at {superlink}"
+    return None if door.is_open() else f"the door at {server.listens_at} is closed"
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -23,14 +24,17 @@ class Roster:
 
     Args:
         grid: reaches their nodes.
+        registered: the organization that a node is registered for, None for a node of nobody. Without it, every
+            node takes part, under the name that it gives.
 
     Attributes:
         described: every organization that ever said who it is.
         silent: node → why it does not say who it is.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, registered: Callable[[int], str | None] | None = None) -> None:
         self._grid = grid
+        self._registered = registered
         self.described: dict[str, Description] = {}
         self.silent: dict[int, str] = {}
         self._online: set[int] = set()
@@ -64,13 +68,16 @@ class Roster:
         now = time.monotonic()
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
-            self._online = set(self._grid.get_node_ids())
+            self._online = {node for node in self._grid.get_node_ids() if self._may_take_part(node)}
             claimants = {node for node, _ in self._claims.values()}
             known = {*self._nodes.values(), *self._asked.values(), *claimants}
             new = [node for node in sorted(self._online - known) if self._ask_at.get(node, 0.0) <= now]
             self._ask(new)
         self._hear()
         self._decide_claims()
+
+    def _may_take_part(self, node: int) -> bool:
+        return self._registered is None or self._registered(node) is not None
 
     def _ask(self, nodes: list[int]) -> None:
         if not nodes:
@@ -97,6 +104,10 @@ class Roster:
                 self.silent[node] = str(error)
 
     def _note(self, node: int, said: Description) -> None:
+        own = said.organization if self._registered is None else self._registered(node)
+        if own != said.organization:
+            self.silent[node] = f"it is registered for {own!r} and says that it is {said.organization!r}"
+            return
         self.silent.pop(node, None)
         earlier = self._nodes.get(said.organization)
         if earlier is None or earlier == node or earlier not in self._online:

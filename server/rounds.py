@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
@@ -16,6 +17,7 @@ from common import messages
 from common.adapter import Adapter
 from common.errors import Refused, SottoError
 from server.exchange import exchange
+from server.members import Members
 from server.observer import Observer
 from server.roster import Roster
 from server.run_directory import RoundLine, RunDirectory
@@ -45,7 +47,8 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
     """
     plan, info = directory.plan, directory.info
     done, adapter = directory.latest_checkpoint()
-    roster = Roster(grid)
+    registered = Members(Path(info.registry)).name_of_node if info.registry and info.authenticated else None
+    roster = Roster(grid, registered)
     wait_for_organizations(roster, plan.federation.min_organizations, plan.federation.round_timeout, observer)
     if not directory.forget_rounds_after(done):
         line = RoundLine(0, {}, metrics=evaluate(adapter) if evaluate else {})

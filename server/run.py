@@ -45,7 +45,7 @@ def run_federated(
         InputError: the plan does not fit the model, or `out` does not fit; nothing is spent.
         SottoError: there is no SuperLink, or the run ended before it was complete; it can be resumed.
     """
-    address = server.listens_at
+    address = server.superlink_at
     if not resume:
         ensure_free(out)
     _wait_for_server(address)
@@ -57,9 +57,9 @@ def run_federated(
 
     model = LoraModel(plan.base_folder(), plan)
     if resume:
-        directory = resume_run(plan, out, True, model)
+        directory = resume_run(plan, out, True, model, authenticated=not server.insecure)
     else:
-        directory = start_run(plan, out, True, model, run, server.registry)
+        directory = start_run(plan, out, True, model, run, server.registry, authenticated=not server.insecure)
     with TensorBoard(directory.path / "tensorboard") as board:
         _run(directory, address, Observers(observer, board))
     _, adapter = directory.latest_checkpoint()

@@ -34,6 +34,7 @@ class RunInfo:
         shapes: every LoRA tensor.
         private: False only for `sotto simulate --no-privacy`.
         registry: folder of the registered organizations; None in a simulation.
+        authenticated: whether only the nodes of registered organizations take part.
     """
 
     run: str
@@ -43,6 +44,7 @@ class RunInfo:
     shapes: dict[str, tuple[int, ...]]
     private: bool
     registry: str | None = None
+    authenticated: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from client.ledger import Ledger
 from client.reservation import Reservation
 from common.lifetime import Cap
 from common.mechanism import Mechanism
+from common.node_key import NodeKey
 from common.plan import Plan
 from common.signing import StatementKey, public_line
 from server.run_directory import RunDirectory
@@ -467,34 +468,49 @@ def test_both_sides_see_the_fingerprint_of_one_key_and_a_revoked_one_is_gone(cli
     code, said, _ = cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
     assert code == 0
     assert (tmp_path / "keys" / "statement.key").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "keys" / "node.key").stat().st_mode & 0o777 == 0o600
+    publics = [tmp_path / "keys" / "node.pub", tmp_path / "keys" / "statement.pub"]
+    # The public halves can be copied from the screen.
+    assert all(public.read_text() in said for public in publics)
+    node, statement = (line.split()[-1] for line in said.splitlines() if "fingerprint" in line)
     # By another program, if it is there: the organization can check with what it has.
-    public = tmp_path / "keys" / "statement.pub"
-    fingerprint = said.split()[-1]
     if shutil.which("ssh-keygen"):
-        listed = subprocess.run(["ssh-keygen", "-lf", public], capture_output=True, text=True, check=True).stdout
-        assert fingerprint == listed.split()[1]
-    code, said, _ = cli("server", "register", "st-mary", public, *server)
-    assert (code, fingerprint in said) == (0, True)
-    assert cli("server", "list", *server)[1] == f"st-mary  {fingerprint}\n"
+        for public, fingerprint in zip(publics, (node, statement), strict=True):
+            listed = subprocess.run(["ssh-keygen", "-lf", public], capture_output=True, text=True, check=True)
+            assert fingerprint == listed.stdout.split()[1]
+    code, said, _ = cli("server", "register", "st-mary", *publics, *server)
+    assert (code, node in said, statement in said) == (0, True, True)
+    assert cli("server", "list", *server)[1] == f"st-mary  node {node}  statement {statement}\n"
     assert cli("server", "revoke", "st-mary", *server)[0] == 0
     assert cli("server", "list", *server)[1] == ""
+    code, _, error = cli("server", "register", "st-mary", *publics, *server)
+    assert (code, "was revoked" in error) == (2, True)
 
 
 def test_a_key_is_never_replaced(cli: Run, tmp_path: Path) -> None:
     cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
-    before = (tmp_path / "keys" / "statement.key").read_bytes()
+    before = {path: path.read_bytes() for path in (tmp_path / "keys").iterdir()}
     code, _, error = cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
     assert code == 2
     assert "exists already" in error
-    assert (tmp_path / "keys" / "statement.key").read_bytes() == before
+    assert {path: path.read_bytes() for path in (tmp_path / "keys").iterdir()} == before
+    # A node key that was moved away, after a theft for instance, is made anew; the other stays.
+    (tmp_path / "keys" / "node.key").rename(tmp_path / "stolen.key")
+    code, said, _ = cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
+    assert (code, "node.pub" in said) == (0, True)
+    after = {path: path.read_bytes() for path in (tmp_path / "keys").iterdir()}
+    assert {path.name for path in before if before[path] == after[path]} == {"statement.key", "statement.pub"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("register", "st-mary", "no-such.pub"), "no-such.pub: there is no such file"),
-        (("register", "st-mary", "server.toml"), "server.toml: not a public key"),
-        (("register", "../st-mary", "statement.pub"), "lower-case letters"),
+        (("register", "st-mary", "no-such.pub", "statement.pub"), "no-such.pub: there is no such file"),
+        (("register", "st-mary", "node.pub", "no-such.pub"), "no-such.pub: there is no such file"),
+        (("register", "st-mary", "node.pub", "server.toml"), "server.toml: not a public key"),
+        (("register", "st-mary", "statement.pub", "node.pub"), "node.pub: not an Ed25519 public key"),
+        (("register", "st-mary", "statement.pub", "statement.pub"), "not an ECDSA public key on P-384"),
+        (("register", "../st-mary", "node.pub", "statement.pub"), "lower-case letters"),
         (("revoke", "clinic"), "clinic"),
     ],
 )
@@ -504,6 +520,7 @@ def test_a_mistake_at_the_registry_is_one_line(
     monkeypatch.chdir(tmp_path)
     Path("server.toml").write_text("")
     Path("statement.pub").write_text(public_line(StatementKey.generate().public, "st-mary"))
+    Path("node.pub").write_text(NodeKey.generate().public.line("st-mary"))
     code, _, error = cli("server", *arguments, "--server", "server.toml")
     assert (code, error.count("\n")) == (2, 1)
     assert said in error

@@ -77,6 +77,7 @@ def test_what_is_no_private_key_is_one_line(tmp_path: Path) -> None:
     other = ec.generate_private_key(ec.SECP384R1())
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     path.write_bytes(other.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    path.chmod(0o600)
     with pytest.raises(InputError, match="not an Ed25519 key"):
         StatementKey.read(path)
 

@@ -17,8 +17,10 @@ from typing import Any
 import psutil
 import tomli_w
 
+from client.keys import make_keys
 from common.network import free_port
-from common.signing import StatementKey
+from server.certs import make_certificates
+from server.superlink import Server, apply_registry
 from tests.conftest import ROOT
 
 # No test measures time: a limit only keeps a broken program from holding up the others.
@@ -137,15 +139,21 @@ class Federation:
     Args:
         folder: for everything.
         base: folder of the base model.
+        insecure: without TLS and node keys.
     """
 
-    def __init__(self, folder: Path, base: Path) -> None:
+    def __init__(self, folder: Path, base: Path, *, insecure: bool = False) -> None:
         self.folder = folder
         self.base = base
+        self.insecure = insecure
         self.port = free_port()
+        self.superlink_port = self.port if insecure else free_port()
         self.programs: dict[str, Program] = {}
         self._number = 0
-        (folder / "server.toml").write_text(tomli_w.dumps({"address": f"127.0.0.1:{self.port}"}))
+        settings = {"address": f"127.0.0.1:{self.port}", "superlink": f"127.0.0.1:{self.superlink_port}"}
+        (folder / "server.toml").write_text(tomli_w.dumps({**settings, "insecure": insecure}))
+        if not insecure:
+            make_certificates(folder / "certs", ["127.0.0.1", "localhost"])
 
     def __enter__(self) -> Federation:
         return self
@@ -193,7 +201,7 @@ class Federation:
     def write_organization(
         self, name: str, records: list[dict[str, Any]], public_size: int = 100, folder: str = "", **relay: Any
     ) -> Path:
-        """An organization's folder, with its records, its file and its relay's."""
+        """An organization's folder, with its records, keys, file and relay's file; its keys are registered."""
         home = self.folder / (folder or name)
         home.mkdir()
         (home / "records.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
@@ -208,12 +216,20 @@ class Federation:
                 "plans": "any-within-policy",
             },
         }
-        (home / "keys").mkdir()
-        StatementKey.generate().write(home / "keys" / "statement.key")
+        make_keys(home / "keys", name)
+        if not self.insecure:
+            self.register(name, home)
         (home / "organization.toml").write_text(tomli_w.dumps(organization), encoding="utf-8")
-        side = {"name": name, "server": f"127.0.0.1:{self.port}", "patience": LONG, **relay}
+        side = {"name": name, "server": f"127.0.0.1:{self.port}", "patience": LONG, "insecure": self.insecure}
+        side |= {"ca": str(self.folder / "certs" / "ca.pem"), **relay}
         (home / "relay.toml").write_text(tomli_w.dumps(side), encoding="utf-8")
         return home
+
+    def register(self, name: str, home: Path) -> None:
+        """As the coordinator does with `sotto server register`."""
+        server = Server.read(self.folder / "server.toml")
+        server.organizations().register(name, home / "keys" / "node.pub", home / "keys" / "statement.pub")
+        apply_registry(server)
 
     def start_server(self) -> Program:
         return self.start("server", "server", "start", self.folder / "server.toml").wait_for("is ready")

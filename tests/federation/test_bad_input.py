@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 import tomli_w
 from transformers import LlamaForCausalLM
 
+from client.keys import make_keys
 from common.network import free_port
-from tests.federation.harness import Federation, Program, charged, texts, wait_until
+from server.certs import make_certificates
+from tests.federation.harness import Federation, Program, charged, report, texts
 
 
 class Mistakes:
@@ -37,17 +40,26 @@ def mistakes(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for home in (
             federation.write_organization("alone", texts(40)),
             federation.write_organization("twin", texts(40)),
-            federation.write_organization("twin", texts(40), folder="other-twin"),
         ):
             vault = federation.start(f"{home.name}-vault", "vault", "start", home / "organization.toml")
             vault.wait_for("the vault answers")
         other = {"address": f"127.0.0.1:{free_port()}"}
-        (folder / "nobody.toml").write_text(tomli_w.dumps({**other, "folder": "nobody"}))
+        (folder / "nobody.toml").write_text(tomli_w.dumps({**other, "insecure": True, "folder": "nobody"}))
         (folder / "taken.toml").write_text(
-            tomli_w.dumps({"address": f"127.0.0.1:{taken.getsockname()[1]}", "folder": "taken"})
+            tomli_w.dumps(
+                {
+                    "address": f"127.0.0.1:{taken.getsockname()[1]}",
+                    "folder": "taken",
+                    "superlink": other["address"],
+                }
+            )
         )
-        (folder / "public.toml").write_text(tomli_w.dumps({"address": "0.0.0.0:8000"}))
-        (folder / "same-folder.toml").write_text(tomli_w.dumps(other))
+        (folder / "public.toml").write_text(tomli_w.dumps({"address": "0.0.0.0:8000", "insecure": True}))
+        (folder / "behind.toml").write_text(tomli_w.dumps({"superlink": "0.0.0.0:8000"}))
+        (folder / "no-certificate.toml").write_text(tomli_w.dumps({**other, "certificate": "nowhere.pem"}))
+        key_of_another = {**other, "key": str(folder / "alone" / "keys" / "statement.key")}
+        (folder / "wrong-key.toml").write_text(tomli_w.dumps(key_of_another))
+        (folder / "same-folder.toml").write_text(tomli_w.dumps({**other, "superlink": f"127.0.0.1:{free_port()}"}))
         held = folder / "held"
         plan = federation.write_plan()
         federation.programs["server"].wait_for("is ready")
@@ -55,18 +67,35 @@ def mistakes(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         home = federation.write_organization("away", texts(40), patience=1)
         one.start("no vault", "supernode", "start", home / "relay.toml")
         home = folder / "alone"
-        side = {"name": "somebody", "server": f"127.0.0.1:{federation.port}"}
+        side = {**tomllib.loads((home / "relay.toml").read_text()), "name": "somebody"}
         (home / "other-name.toml").write_text(tomli_w.dumps(side))
         one.start("other name", "supernode", "start", home / "other-name.toml")
         one.start("other name, both", "client", "start", home / "organization.toml", home / "other-name.toml")
-        (home / "no-server.toml").write_text(
-            tomli_w.dumps({"name": "alone", "server": other["address"], "patience": 1})
-        )
-        one.start("no server", "supernode", "start", home / "no-server.toml")
-        (home / "far.toml").write_text(tomli_w.dumps({"name": "alone", "server": "example.org:8000"}))
-        one.start("server far away", "supernode", "start", home / "far.toml")
+
+        def relay(key: str, **changed: object) -> None:
+            path = home / f"{key.replace(' ', '-')}.toml"
+            path.write_text(tomli_w.dumps({**side, "name": "alone", "log": f"{path.stem}.log", **changed}))
+            one.start(key, "supernode", "start", path)
+
+        relay("no server", server=other["address"], patience=1)
+        relay("insecure far away", server="example.org:8000", insecure=True)
+        relay("no authority", ca="nowhere.pem")
+        relay("no certificate", ca="organization.toml")
+        make_certificates(folder / "others", ["127.0.0.1"])
+        relay("another authority", ca=str(folder / "others" / "ca.pem"))
+        relay("another host", server=f"127.0.0.2:{federation.port}")
+        relay("no node key", node_key="nowhere.key")
+        relay("not a node key", node_key="keys/statement.key")
+        make_keys(home / "unknown", "alone")
+        relay("unknown key", node_key="unknown/node.key")
+        relay("another's key", node_key=str(folder / "twin" / "keys" / "node.key"))
+        relay("no TLS there", server=f"127.0.0.1:{federation.superlink_port}", patience=1)
         one.start("port in use", "server", "start", folder / "taken.toml")
         one.start("not loopback", "server", "start", folder / "public.toml")
+        one.start("insecure, not loopback", "server", "start", folder / "behind.toml", "--insecure")
+        one.start("SuperLink not loopback", "server", "start", folder / "behind.toml")
+        one.start("no certificate there", "server", "start", folder / "no-certificate.toml")
+        one.start("wrong key", "server", "start", folder / "wrong-key.toml")
         one.start("folder in use", "server", "start", folder / "same-folder.toml")
         one.start("second vault", "vault", "start", home / "organization.toml")
         one.start("run, no server", "run", plan, "--out", folder / "none", "--server", folder / "nobody.toml")
@@ -84,7 +113,20 @@ def mistakes(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         ("other name", 2, "name = 'somebody': the vault at"),
         ("other name, both", 2, "name = 'somebody'; it is 'alone' in"),
         ("no server", 1, "no server answers at"),
-        ("server far away", 2, "server = 'example.org:8000': it should be 127.0.0.1:8000"),
+        ("insecure far away", 2, "server = 'example.org:8000': it should be 127.0.0.1:8000; without TLS"),
+        ("no authority", 2, "nowhere.pem: there is no such file; the coordinator has it"),
+        ("no certificate", 2, "organization.toml: not a certificate in PEM format"),
+        ("another authority", 2, "its certificate does not hold for"),
+        ("another host", 2, "its certificate does not hold for"),
+        ("no node key", 2, "nowhere.key: there is no key; make it with: sotto client keys"),
+        ("not a node key", 2, "not an ECDSA key on P-384"),
+        ("unknown key", 2, "does not know the key SHA256:"),
+        ("another's key", 2, "knows this key as 'twin'; name = 'alone'"),
+        ("no TLS there", 1, "speaks no TLS"),
+        ("insecure, not loopback", 2, "address"),
+        ("SuperLink not loopback", 2, "superlink = '0.0.0.0:8000': it should be 127.0.0.1:8000"),
+        ("no certificate there", 2, "make it with: sotto server certs"),
+        ("wrong key", 2, "not a certificate and its key"),
         ("port in use", 2, "another program listens there"),
         ("not loopback", 2, "address = '0.0.0.0:8000'"),
         ("folder in use", 2, "another server, process"),
@@ -139,12 +181,24 @@ def test_an_organization_whose_model_differs_is_named_and_not_charged(mistakes: 
     assert mistakes.nothing_is_charged()
 
 
-def test_two_organizations_of_one_name_are_refused_before_anything_is_spent(mistakes: Mistakes) -> None:
-    federation = mistakes.federation
-    for name in ("twin", "other-twin"):
-        federation.start_supernode(name)
-    wait_until(lambda: mistakes.nothing_is_charged(), "no charge")
-    code, printed = federation.run(federation.write_plan("twins"), federation.folder / "twins")
-    assert code == 1
-    assert "two organizations have the name 'twin'; each needs its own" in the_error(printed)
-    assert mistakes.nothing_is_charged()
+def test_without_node_keys_two_organizations_of_one_name_are_refused_before_anything_is_spent(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    with Federation(tmp_path, tiny_base, insecure=True) as federation:
+        federation.start_server()
+        for home in (
+            federation.write_organization("twin", texts(40)),
+            federation.write_organization("twin", texts(40), folder="other-twin"),
+        ):
+            federation.start_vault(home.name)
+            federation.start_supernode(home.name)
+        code, printed = federation.run(federation.write_plan("twins"), tmp_path / "twins")
+        assert code == 1
+        assert "two organizations have the name 'twin'; each needs its own" in the_error(printed)
+        assert not any(charged(ledger) for ledger in tmp_path.rglob("ledger.db"))
+
+        assert federation.programs["other-twin-node"].end() == 0
+        code, printed = federation.run(federation.write_plan("one"), tmp_path / "one")
+        assert code == 0, printed
+        # Nobody registered a key: the report says so.
+        assert report(tmp_path / "one")["organizations"][0]["signature"] == "unregistered"

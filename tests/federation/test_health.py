@@ -31,7 +31,7 @@ def test_each_part_is_well_until_something_of_it_is_gone(tiny_base: Path, tmp_pa
         home = federation.write_organization("a", texts(20))
         socket, relay = home / "vault.sock", ("client.health", "relay", home / "relay.toml")
         file = ("server.health", federation.folder / "server.toml")
-        assert check(*file) == (1, f"no SuperLink answers at 127.0.0.1:{federation.port}")
+        assert check(*file) == (1, f"no SuperLink answers at 127.0.0.1:{federation.superlink_port}")
         assert check("client.health", "vault", socket) == (1, f"no vault answers at {socket}: UNAVAILABLE")
         assert check(*relay) == (1, "the relay does not run")
 
@@ -52,12 +52,17 @@ def test_each_part_is_well_until_something_of_it_is_gone(tiny_base: Path, tmp_pa
         assert (code, said) == (1, f"no vault answers at {socket}: DEADLINE_EXCEEDED")
         vault.process.send_signal(signal.SIGCONT)
 
-        federation.programs["server"].end()
+        server = federation.programs["server"]
+        server.process.send_signal(signal.SIGSTOP)  # so that nothing is started again
+        server.descendant("server.door").kill()
+        assert check(*file) == (1, f"the door at 127.0.0.1:{federation.port} is closed")
         assert check(*relay) == (1, f"the SuperNode is not connected to 127.0.0.1:{federation.port}")
-        node.process.send_signal(signal.SIGSTOP)  # so that nothing is started again
+        node.process.send_signal(signal.SIGSTOP)  # as above
         node.descendant("client.runtime", "relay").kill()
         assert check(*relay) == (1, "the relay does not run")
-        node.process.send_signal(signal.SIGCONT)
+        for program in (node, server):
+            program.process.send_signal(signal.SIGCONT)
+        assert server.end() == 0
         assert vault.end() == 0
         assert node.end() == 0
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from server.superlink import Server
 from tests.federation.harness import Federation, texts
 
 CANARY = "Zwetschgenknoedel"
@@ -30,10 +31,16 @@ def test_every_program_writes_json_and_no_file_holds_a_word_of_a_record(tiny_bas
         wrong = federation.start("wrong", "--log-format", "json", "run", tmp_path / "no.toml", "--out", out)
         assert wrong.wait() == 2
 
-        # A relay whose SuperNode dies says so, in its own log and here.
+        stranger = federation.write_organization("stranger", texts(1), log="-")
+        registry = Server.read(file).organizations()
+        registry.revoke("stranger")
+        # A relay whose SuperNode dies says so here; a revoked node is turned away at the door.
         both.descendant("client.runtime", "supernode").kill()
         both.wait_for("SuperNode ended with code -9")
         assert both.end() == 0
+        vault = federation.start_vault("stranger")
+        federation.start("revoked", "--log-format", "json", "supernode", "start", stranger / "relay.toml").wait()
+        assert vault.end() == 0
         assert server.end() == 0
 
     lines = {name: read((tmp_path / f"{name}.log").read_text()) for name in ("server", "a", "run", "wrong")}
@@ -50,7 +57,11 @@ def test_every_program_writes_json_and_no_file_holds_a_word_of_a_record(tiny_bas
     assert "no.toml: there is no such file" in line["message"]
 
     relay = read((home / "relay.log").read_text())
-    assert {(line["part"], line["organization"]) for line in relay} <= {("relay", "a"), ("supernode", "a")}
+    assert {(line["part"], line["organization"]) for line in relay} == {("relay", "a"), ("supernode", "a")}
+    door = read((tmp_path / "superlink" / "door.log").read_text())
+    assert [line["part"] for line in door if line["message"].startswith("refused: revoked-key SHA256:")]
+    for line in read((tmp_path / "revoked.log").read_text()):
+        assert (line["part"], line["organization"]) == ("relay", "stranger")
     for path in tmp_path.rglob("*"):
-        if path.is_file() and path != home / "records.jsonl":
+        if path.is_file() and path.name != "records.jsonl":
             assert CANARY.encode() not in path.read_bytes(), path

@@ -74,7 +74,8 @@ def federation(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 relay.write("patience = 240\n")
         federation.start_server()
         for name in SIZES:
-            register = ["server", "register", name, folder / name / "keys" / "statement.pub"]
+            keys = folder / name / "keys"
+            register = ["server", "register", name, keys / "node.pub", keys / "statement.pub"]
             assert federation.call(*register, "--server", folder / "server.toml")[0] == 0
             federation.start(f"{name}-node", "supernode", "start", folder / name / "relay.toml")
         yield federation

@@ -1,0 +1,218 @@
+"""The door: the one listener that the network reaches. Behind it, on loopback, is the SuperLink.
+
+Flower serves its Fleet API (for SuperNodes), its Control API (who runs what) and its Runtime API (for the
+ServerApp) on one port, the last two without authentication. The door forwards ten calls of the Fleet API and
+nothing else: a request's path is looked up in a table and never passed on, nor are its query, its `Host` or who it
+says that it was forwarded for. Every request must be signed by a registered node key, before its body is read.
+
+`python -m server.door ADDRESS CERTIFICATE KEY SUPERLINK REGISTRY` serves it.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+
+import httpx
+import uvicorn
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from google.protobuf.message import DecodeError
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from common.logs import begin
+from common.network import Address, any_address
+from common.node_key import NODE_HEADER, NotSigned, signer
+from server.members import Members
+
+WHO_PATH = "/who"
+
+_MIB = 2**20
+# Every call of the Fleet API that a registered node needs, and how many bytes it may send. A node does not
+# register itself: `sotto server register` does that.
+_CALLS = {
+    b"/v1/fleet/activate-node": _MIB,
+    b"/v1/fleet/deactivate-node": _MIB,
+    b"/v1/fleet/send-node-heartbeat": _MIB,
+    b"/v1/fleet/pull-messages": _MIB,
+    b"/v1/fleet/push-messages": 16 * _MIB,
+    b"/v1/fleet/get-run": _MIB,
+    b"/v1/fleet/get-fab": _MIB,
+    b"/v1/fleet/push-object": 1100 * _MIB,
+    b"/v1/fleet/pull-object": _MIB,
+    b"/v1/fleet/confirm-message-received": _MIB,
+}
+_PUSH_MESSAGES = b"/v1/fleet/push-messages"
+_ACTIVATE = b"/v1/fleet/activate-node"
+_PASSED_ON = ("content-type", "accept")
+_PASSED_ON_PREFIX = "flwr-"
+_SECONDS = 120.0
+# The SuperLink closes a connection that is idle for 5 seconds: none is used again that may just be closing.
+_IDLE_SECONDS = 3.0
+_KEEP_ALIVE_SECONDS = 75
+_MOST_CONNECTIONS = 1000
+
+_log = logging.getLogger(__name__)
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class Door:
+    """Decides who enters and forwards what may pass.
+
+    Args:
+        superlink: where the SuperLink is.
+        members: who is registered.
+    """
+
+    def __init__(self, superlink: Address, members: Members) -> None:
+        self._superlink = f"http://{superlink}"
+        self._members = members
+        self._client = httpx.AsyncClient(
+            timeout=_SECONDS,
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=_IDLE_SECONDS),
+            # No proxy of the coordinator's environment: the SuperLink is on this machine.
+            trust_env=False,
+            # What is kept for one organization would be sent along with another's requests.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+
+    def app(self) -> Starlette:
+        """The door as an ASGI application."""
+
+        @asynccontextmanager
+        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            async with self._client:
+                yield
+
+        route = Route("/{path:path}", self._answer, methods=["GET", "POST"])
+        return Starlette(routes=[route], lifespan=lifespan)
+
+    async def _answer(self, request: Request) -> Response:
+        # As it was sent: dots and percent signs mean nothing here.
+        path, query = request.scope["raw_path"], request.scope["query_string"]
+        if request.method == "GET" and path == WHO_PATH.encode() and not query:
+            name = self._enter(request)
+            return name if isinstance(name, Response) else self._who(name)
+        limit = _CALLS.get(path)
+        if limit is None or query or request.method != "POST":
+            return _refuse(404, "no-such-call")
+        name = self._enter(request)
+        if isinstance(name, Response):
+            return name
+        node = self._members.node_of(name)
+        if node is None:
+            return _refuse(503, "not-ready")
+        try:
+            return await self._forward(request, path, limit, node)
+        except _TooLarge:
+            return _refuse(413, "too-large")
+        except ClientDisconnect:
+            return _refuse(400, "incomplete")
+        except httpx.HTTPError as error:
+            _log.warning("the SuperLink does not answer: %s", type(error).__name__)
+            return _refuse(503, "not-ready")
+
+    def _enter(self, request: Request) -> str | Response:
+        """The organization that a request is from, or why it may not enter."""
+        try:
+            key = signer(request.headers)
+        except NotSigned as error:
+            return _refuse(401, error.reason)
+        name = self._members.name_of_key(key)
+        if name is not None:
+            return name
+        reason = "revoked-key" if self._members.is_revoked(key) else "unknown-key"
+        _log.warning("refused: %s %s", reason, key.fingerprint)
+        return _refuse(401, reason)
+
+    def _who(self, name: str) -> Response:
+        now = datetime.now(UTC).isoformat()
+        return JSONResponse({"organization": name, "node": str(self._members.node_of(name) or 0), "time": now})
+
+    async def _forward(self, request: Request, path: bytes, limit: int, node: int) -> Response:
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIX)
+        }
+        body: bytes | AsyncIterator[bytes] = _bounded(request, limit)
+        if path == _PUSH_MESSAGES:
+            body = b"".join([piece async for piece in _bounded(request, limit)])
+            if not _is_from(body, node):
+                return _refuse(403, "another-node")
+        url = self._superlink + path.decode("ascii")
+        reply = await self._client.post(url, content=body, headers=headers)
+        kind = reply.headers.get("content-type")
+        answer = Response(reply.content, reply.status_code, media_type=kind)
+        if path == _ACTIVATE and reply.status_code >= 400:
+            # A node that died is taken for connected for a minute. With its number it can sign off first.
+            answer.headers[NODE_HEADER] = str(node)
+        return answer
+
+
+async def _bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise _TooLarge
+        yield piece
+
+
+def _is_from(body: bytes, node: int) -> bool:
+    """Whether all messages say that they are from this node; the SuperLink looks at the request's sender only."""
+    push = PushMessagesRequest()
+    try:
+        push.ParseFromString(body)
+    except DecodeError:
+        return False
+    return all(message.metadata.src_node_id == node for message in push.messages_list)
+
+
+def _refuse(status: int, reason: str) -> Response:
+    return JSONResponse({"reason": reason}, status)
+
+
+def serve(address: Address, certificate: Path, key: Path, superlink: Address, registry: Path) -> None:
+    """Serve the door until SIGTERM."""
+    uvicorn.run(
+        Door(superlink, Members(registry)).app(),
+        host=address.host,
+        port=address.port,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        ssl_version=ssl.PROTOCOL_TLS_SERVER,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        ws="none",
+        http="h11",
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=2,
+        limit_concurrency=_MOST_CONNECTIONS,
+    )
+
+
+if __name__ == "__main__":
+    begin("door", timed=True)
+    listens, certificate_file, key_file, behind, folder = sys.argv[1:]
+    serve(
+        any_address(listens, "address"),
+        Path(certificate_file),
+        Path(key_file),
+        any_address(behind, "superlink"),
+        Path(folder),
+    )
