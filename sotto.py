@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from common import logs
 from common.errors import InputError, SottoError
 from common.settings import Section, template
 
@@ -67,6 +68,18 @@ Insecure = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+@app.callback()
+def options(
+    log_format: Annotated[
+        str, typer.Option(envvar=logs.FORMAT_VARIABLE, help="Lines of the log: human, or json.")
+    ] = "human",
+) -> None:
+    """Fine-tune one language model together, without showing anybody a record."""
+    # In the environment, from which the processes that a command starts take it.
+    os.environ[logs.FORMAT_VARIABLE] = log_format
+    logs.begin("sotto", level=logging.WARNING)
+
+
 @app.command()
 def simulate(
     plan: Annotated[Path | None, typer.Argument(help="A plan; without one, the embedded demo.")] = None,
@@ -76,7 +89,7 @@ def simulate(
 ) -> None:
     """Run a plan with many organizations on this machine."""
     from common.plan import Plan
-    from server.progress import ProgressBar
+    from server.progress import run_progress
     from server.run_directory import ensure_free, new_run_id
     from server.summary import print_summary
     from simulations.demo.prepare import prepare_demo
@@ -84,6 +97,8 @@ def simulate(
 
     if resume and out is None:
         raise InputError("--resume needs --out: the directory of the run to continue")
+    if logs.is_json():
+        logs.begin("simulate", private=True)
     read = Plan.read(plan) if plan else None
     run = new_run_id(read.name if read else "demo")
     folder = out or Path("runs") / run
@@ -93,7 +108,7 @@ def simulate(
         with _screen.status("loading"):
             chosen = read or prepare_demo(folder / "data")
             records = organizations_of(chosen)
-        with ProgressBar(chosen, not no_privacy, _screen) as bar:
+        with run_progress(chosen, not no_privacy, _screen) as bar:
             result = simulate(
                 chosen, records, folder, run=run, resume=resume, private=not no_privacy, observer=bar
             )
@@ -104,7 +119,7 @@ def simulate(
             f"--out {folder} --resume",
             "--no-privacy" if no_privacy else "",
         ]
-        _errors.print(f"stopped; continue with: {escape(' '.join(filter(None, words)))}", soft_wrap=True)
+        _print_stopped(" ".join(filter(None, words)))
         raise typer.Exit(130) from None
     print_summary(result.directory, result.report, _screen, result.answers)
 
@@ -119,21 +134,22 @@ def run_plan(
 ) -> None:
     """Run a plan with the organizations that are connected to the server of this machine."""
     from common.plan import Plan
-    from server.progress import ProgressBar
+    from server.progress import run_progress
     from server.run import run_federated
     from server.run_directory import new_run_id
     from server.summary import print_summary
 
+    logs.begin("run")
     chosen, settings = Plan.read(plan), _settings(server, insecure)
     try:
-        with ProgressBar(chosen, True, _screen) as bar:
+        with run_progress(chosen, True, _screen) as bar:
             directory, report = run_federated(
                 chosen, out, settings, resume=resume, run=new_run_id(chosen.name), observer=bar
             )
     except KeyboardInterrupt:
         words = f"sotto run {plan} --out {out} --resume" + (f" --server {server}" if server else "")
         words += " --insecure" if insecure else ""
-        _errors.print(f"stopped; continue with: {escape(words)}", soft_wrap=True)
+        _print_stopped(words)
         raise typer.Exit(130) from None
     print_summary(directory, report, _screen)
 
@@ -143,7 +159,8 @@ def start_server(settings: ServerFile = None, insecure: Insecure = False) -> Non
     """Run Flower's SuperLink, and the TLS door to it, until Ctrl-C."""
     from server.superlink import serve
 
-    serve(_settings(settings, insecure), _report)
+    logs.begin("server")
+    serve(_settings(settings, insecure), logs.report)
 
 
 @server.command("certs")
@@ -166,7 +183,11 @@ def start_vault(organization: OrganizationFile) -> None:
     from client.organization import Organization
     from client.start import serve_vault
 
-    serve_vault(Organization.read(organization), SystemEntropy(), _report)
+    logs.begin("vault", private=True)
+    own = Organization.read(organization)
+    logs.begin("vault", own.name, private=True)
+    with logs.nothing_else():
+        serve_vault(own, SystemEntropy(), logs.report)
 
 
 @supernode.command("start")
@@ -174,8 +195,10 @@ def start_supernode(relay: RelayFile, insecure: Insecure = False) -> None:
     """Relay between the server and the vault, until Ctrl-C. Sees no records."""
     from client.supernode import Relay, serve_relay
 
+    logs.begin("relay")
     own = Relay.read(relay)
-    serve_relay(own.without_tls() if insecure else own, _report)
+    logs.begin("relay", own.name)
+    serve_relay(own.without_tls() if insecure else own, logs.report)
 
 
 @client.command("start")
@@ -183,7 +206,8 @@ def start_client(organization: OrganizationFile, relay: RelayFile, insecure: Ins
     """Run vault and relay under one user, until Ctrl-C; the relay could then read what this user can."""
     from client.both import serve_both
 
-    serve_both(organization, relay, _report, insecure=insecure)
+    logs.begin("client")
+    serve_both(organization, relay, logs.warn, insecure=insecure)
 
 
 @client.command("keys")
@@ -458,6 +482,20 @@ def _print_json(values: object) -> None:
     sys.stdout.write(json.dumps(values) + "\n")
 
 
+def _print_error(error: SottoError) -> None:
+    if logs.is_json():
+        logging.getLogger("sotto").error("%s", error)
+    else:
+        _errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+
+
+def _print_stopped(again: str) -> None:
+    if logs.is_json():
+        logs.report(f"stopped; continue with: {again}")
+    else:
+        _errors.print(f"stopped; continue with: {escape(again)}", soft_wrap=True)
+
+
 def _report(text: str) -> None:
     _screen.print(text, highlight=False, soft_wrap=True, markup=False)
 
@@ -478,8 +516,14 @@ def main() -> None:
     try:
         app()
     except SottoError as error:
-        _errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _print_error(error)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if not logs.bug(error):
+            raise
+        sys.exit(1)
+    finally:
+        logs.end()
 
 
 if __name__ == "__main__":

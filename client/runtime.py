@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn.config
 from flwr.app import Context, Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, DeactivateNodeRequest
@@ -44,7 +45,9 @@ from client.app import app
 from client.refusal import refusal_for
 from common.errors import Refused, SottoError
 from common.fab import check_app
+from common.failure import failure
 from common.flower import VERSION, pull_sooner
+from common.logs import begin
 from common.messages import pack_refusal
 from common.node_key import NODE_HEADER
 
@@ -89,6 +92,9 @@ def run_supernode(arguments: list[str]) -> None:
     faster.__dict__.update({**time.__dict__, "sleep": sleep})
     pull_sooner(loop, "pull_objects")
     loop.__dict__.update(time=faster, pull_objects=_forgotten_with_its_run(vars(loop)["pull_objects"]))
+    # Its own settings would print past our log.
+    uvicorn.config.LOGGING_CONFIG.clear()
+    uvicorn.config.LOGGING_CONFIG.update(version=1, disable_existing_loggers=False)
     vars(connection)["FleetHttpClient"] = _ReturningClient
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
@@ -186,7 +192,7 @@ def _relay_one(client: RuntimeHttpClient, socket: str) -> None:
         state = SubStatus.COMPLETED
     except Exception as error:
         # A run that ended meanwhile, for instance. Whatever one message meets, the next is answered.
-        _log.error("a message could not be relayed", exc_info=error)
+        _log.error("a message could not be relayed: %s", failure(error))
     finally:
         # It has ended by itself if the SuperNode refused it.
         with suppress(RuntimeError):
@@ -215,8 +221,10 @@ def main() -> None:
     check_version()
     match sys.argv[1:]:
         case ["supernode", *arguments]:
+            begin("supernode", timed=True)
             run_supernode(arguments)
         case ["relay", address, secret, socket]:
+            begin("relay", timed=True)
             run_relay(address, Path(secret), socket)
         case _:
             sys.exit("usage: python -m client.runtime supernode ARGUMENT… | relay ADDRESS SECRET SOCKET")

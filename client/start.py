@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -122,13 +122,15 @@ def held_records(records: list[Record], organization: Organization) -> str:
 
 @contextmanager
 def _held(path: Path, key: str) -> Iterator[None]:
-    try:
-        with exclusive(path):
-            yield
-    except Held as held:
-        raise InputError(f"{key} = {path}: another vault, process {held.holder}, holds it") from None
-    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError
-        raise InputError(f"{key} = {path}: cannot be made: {error}") from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(path))
+        except Held as held:
+            raise InputError(f"{key} = {path}: another vault, process {held.holder}, holds it") from None
+        except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError
+            raise InputError(f"{key} = {path}: cannot be made: {error}") from None
+        # Outside of the `try`: an error of what is done meanwhile may hold a record.
+        yield
 
 
 def open_device(name: str) -> str:

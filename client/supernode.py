@@ -6,6 +6,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from pydantic import Field
@@ -16,6 +17,7 @@ from client.runtime import check_version
 from client.wire import check_socket_path
 from common.errors import InputError, SottoError
 from common.lock import Held, exclusive
+from common.logs import ORGANIZATION_VARIABLE, warn
 from common.network import Address, any_address, free_port, loopback_address
 from common.plan import Name
 from common.processes import FLOWER_ENVIRONMENT, Supervisor
@@ -37,7 +39,7 @@ class Relay(SettingsFile):
     node_key: str = "keys/node.key"
     """Shows the server who you are; `sotto client keys` makes it."""
     log: str = "relay.log"
-    """What Flower's programs write."""
+    """What Flower's programs write; "-" for the standard output of this program."""
     patience: float = Field(default=60.0, gt=0)
     """Seconds to wait at the start for the vault and for the server."""
     insecure: bool = False
@@ -57,6 +59,11 @@ class Relay(SettingsFile):
         return check_socket_path(self.path(self.socket))
 
     @property
+    def log_file(self) -> Path | None:
+        """The log's path, made absolute; None for standard output."""
+        return None if self.log == "-" else self.path(self.log)
+
+    @property
     def server_address(self) -> Address:
         """The server's address, checked.
 
@@ -73,7 +80,7 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
 
     Args:
         relay: where the vault and the server are.
-        report: told in one line when they run, and what happens to them.
+        report: told in one line when they run.
 
     Raises:
         InputError: the vault is another organization's, an address or path is wrong, or the server does not take
@@ -81,13 +88,13 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
         SottoError: the vault or the server is not there in time.
     """
     check_version()
-    server, socket, log = relay.server_address, relay.vault_socket, relay.path(relay.log)
+    server, socket, log = relay.server_address, relay.vault_socket, relay.log_file
     door = None if relay.insecure else Door(server, relay.path(relay.ca), relay.path(relay.node_key), relay.name)
     try:
         with (
-            exclusive(log),
+            exclusive(log) if log else nullcontext(),
             tempfile.TemporaryDirectory(prefix="sotto-relay-") as home,
-            Supervisor(report) as supervisor,
+            Supervisor(warn) as supervisor,
         ):
             if not _vault_answers(relay, socket, supervisor, report):
                 return
@@ -103,6 +110,7 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
 def _start(relay: Relay, home: Path, supervisor: Supervisor) -> None:
     """Start the SuperNode, and the relay that answers its messages."""
     environment = {"FLWR_LOG_LEVEL": "WARNING", **FLOWER_ENVIRONMENT, "FLWR_HOME": str(home)}
+    environment |= {ORGANIZATION_VARIABLE: relay.name}
     secret = home / "secret"
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_hex(32), encoding="ascii")
@@ -115,7 +123,7 @@ def _start(relay: Relay, home: Path, supervisor: Supervisor) -> None:
         *(["--insecure"] if relay.insecure else keys),
         *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
     ]
-    log = relay.path(relay.log)
+    log = relay.log_file
     # A SuperNode whose relay died would keep the message for a minute before Flower asks again. Ended in order
     # it signs off, and is asked anew when it is back. A relay has nothing to do without it.
     relaying = [*program, "relay", f"127.0.0.1:{port}", str(secret), str(relay.vault_socket)]

@@ -27,6 +27,7 @@ from client.verification import GRADIENT_TOLERANCE, verify_training
 from common.accounting import epsilon
 from common.adapter import Adapter, AdapterError, from_bytes, subtract, to_bytes
 from common.errors import InputError, Refused
+from common.failure import failure
 from common.model import LoraModel
 from common.plan import Plan
 from common.protocol import Description, Lifetime, Release, Statement, TrainRequest
@@ -103,12 +104,13 @@ class Vault:
         charged = self._ledger.reserve(reservation, lifetime_cap(self._organization))
         try:
             update = self._train(plan, charged, prepared, adapter, request)
-        except Exception:
-            # Whatever it is, its text stays at home: it may hold values of records.
-            _log.exception("round %d of %s failed", request.round, request.run)
+        except Exception as error:
+            # Whatever it is, its text goes nowhere, not even into the log: it may hold values of records.
+            _log.error("round %d of %s failed: %s", request.round, request.run, failure(error))
             raise Refused("training-failed", f"round {request.round} of {request.run}") from None
         released = to_bytes(update)
         self._ledger.settle(request.run, request.round, request.digest(), plan.training.local_steps, released)
+        _log.info("round %d of %s is trained; %d bytes may leave", request.round, request.run, len(released))
         return Release(released, self._ledger.head)
 
     def statement(self, run: str) -> Statement:

@@ -31,6 +31,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from common.logs import begin
 from common.network import Address, any_address
 from common.node_key import NODE_HEADER, NotSigned, signer
 from server.members import Members
@@ -63,7 +64,7 @@ _KEEP_ALIVE_SECONDS = 75
 _MOST_CONNECTIONS = 1000
 _FIRST_REQUEST_SECONDS = 10.0
 
-_log = logging.getLogger("door")
+_log = logging.getLogger(__name__)
 
 
 class _TooLarge(Exception):
@@ -216,7 +217,7 @@ def serve(address: Address, certificate: Path, key: Path, superlink: Address, re
         ws="none",
         http=_Impatient,
         access_log=False,
-        log_level="warning",
+        log_config=None,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=2,
         limit_concurrency=_MOST_CONNECTIONS,
@@ -224,6 +225,7 @@ def serve(address: Address, certificate: Path, key: Path, superlink: Address, re
 
 
 if __name__ == "__main__":
+    begin("door", timed=True)
     listens, certificate_file, key_file, behind, folder = sys.argv[1:]
     serve(
         any_address(listens, "address"),

@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from common.logs import is_json, report
 from common.plan import Plan
 from server.observer import Observer
 from server.run_directory import RoundLine
+
+
+def run_progress(plan: Plan, private: bool, console: Console) -> ProgressBar | ProgressLines:
+    """Who shows the progress of a run: a bar for people, lines where the log is for machines.
+
+    Args:
+        plan: of the run.
+        private: whether the run has an ε to show.
+        console: where a bar is drawn.
+    """
+    return ProgressLines(plan) if is_json() else ProgressBar(plan, private, console)
+
+
+class ProgressLines(Observer):
+    """A line of the log for whatever happens; use it as a context.
+
+    Args:
+        plan: of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._rounds = plan.training.rounds
+        self._round = self._complete = 0
+
+    def __enter__(self) -> ProgressLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left open."""
+
+    def waiting(self, connected: Iterable[str], needed: int) -> None:
+        """Say who is there and how many are needed."""
+        names = list(connected)
+        report("waiting for organizations", {"connected": names, "needed": needed})
+
+    def started(self, organizations: Iterable[str], completed: int) -> None:
+        """A round begins."""
+        self._round = completed + 1
+        names = list(organizations)
+        report("a round begins", {"round": self._round, "rounds": self._rounds, "organizations": names})
+
+    def answered(self, organization: str) -> None:
+        """Say who answered, while the round lasts; its own line names all."""
+        if self._round == self._complete:
+            return
+        report("an organization answered", {"round": self._round, "organization": organization})
+
+    def finished(self, line: RoundLine) -> None:
+        """The round's line of `rounds.jsonl`."""
+        self._complete = line.round
+        report("a round is complete", dataclasses.asdict(line))
 
 
 class ProgressBar(Observer):

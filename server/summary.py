@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common import logs
 from server.run_directory import RunDirectory
 
 
@@ -26,6 +27,9 @@ def print_summary(
         console: where to print.
         answers: (prompt, answer of the base model, answer after the run).
     """
+    if logs.is_json():
+        logs.report("the run is complete", _result(directory, report))
+        return
     _print_cost(report, console)
     _print_quality(directory, console)
     for prompt, before, after in answers:
@@ -36,6 +40,14 @@ def print_summary(
     console.print(f"\nadapter         {path / 'adapter'}", highlight=False, soft_wrap=True)
     console.print(f"privacy report  {path / 'privacy' / 'report.html'}", highlight=False, soft_wrap=True)
     console.print(f"rounds          {path / 'rounds.jsonl'}", highlight=False, soft_wrap=True)
+
+
+def _result(directory: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
+    """For machines; the rest stands in the files."""
+    costs = {
+        item["name"]: {"epsilon": item["epsilon"], "delta": item["delta"]} for item in report["organizations"]
+    }
+    return {"run": report["run"], "directory": str(directory.path), "costs": costs}
 
 
 def _print_cost(report: dict[str, Any], console: Console) -> None:

@@ -16,6 +16,7 @@ from pydantic import Field
 from common.errors import InputError, SottoError
 from common.keys import write_new
 from common.lock import Held, exclusive
+from common.logs import warn
 from common.network import Address, any_address, loopback_address
 from common.processes import FLOWER_ENVIRONMENT, Supervisor
 from common.settings import SettingsFile
@@ -86,7 +87,7 @@ def serve(server: Server, report: Callable[[str], None]) -> None:
 
     Args:
         server: where and with what.
-        report: told in one line when they are ready, and what happens to them.
+        report: told in one line when they are ready.
 
     Raises:
         InputError: the port or the folder is in use, or the certificate is none.
@@ -97,9 +98,9 @@ def serve(server: Server, report: Callable[[str], None]) -> None:
         _check_certificate(server.path(server.certificate), server.path(server.key))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        with exclusive(folder / "superlink"), Supervisor(report) as supervisor:
+        with exclusive(folder / "superlink"), Supervisor(warn) as supervisor:
             for key, address in {"superlink": superlink, "address": door}.items():
-                if _local(address).is_open():
+                if local(address).is_open():
                     raise InputError(f"{key} = {address}: another program listens there; choose another port")
             log = folder / "superlink.log"
             _start_superlink(superlink, folder, supervisor, log)
@@ -144,7 +145,7 @@ def _open_door(server: Server, supervisor: Supervisor, log: Path) -> None:
     arguments += [server.superlink_at, server.registry]
     command = [sys.executable, "-P", "-m", "server.door", *map(str, arguments)]
     supervisor.start("door", command, FLOWER_ENVIRONMENT, log)
-    _wait(supervisor, _local(server.listens_at).is_open, "door", log)
+    _wait(supervisor, local(server.listens_at).is_open, "door", log)
 
 
 def _wait(supervisor: Supervisor, ready: Callable[[], bool], name: str, log: Path) -> None:
@@ -152,7 +153,7 @@ def _wait(supervisor: Supervisor, ready: Callable[[], bool], name: str, log: Pat
         raise SottoError(f"the {name} is not ready in time; see {log}")
 
 
-def _local(address: Address) -> Address:
+def local(address: Address) -> Address:
     """Where this machine reaches a listener of its own."""
     anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to be found, not to listen
     return Address(anywhere.get(address.host, address.host), address.port)
