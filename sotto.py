@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from common.errors import InputError, SottoError
 from common.settings import Section, template
+from common.untrusted import printable, printable_lines
 
 if TYPE_CHECKING:
     from server.registry import Registry
@@ -53,6 +54,7 @@ server, vault, supernode, client, privacy, init = (
 for _group, _table in zip(_groups, (server, vault, supernode, client, privacy, init), strict=True):
     app.add_typer(_table, name=_group)
 
+_MOST_OF_AN_ERROR = 4000
 _screen = Console()
 _errors = Console(stderr=True)
 
@@ -355,7 +357,7 @@ def generate(
         sys.stdout.write(json.dumps(dict(zip(prompt, texts, strict=True)), ensure_ascii=False) + "\n")
         return
     for text in texts:
-        _screen.print(escape(text), highlight=False, soft_wrap=True)
+        _screen.print(escape(printable_lines(text)), highlight=False, soft_wrap=True)
 
 
 @init.command("plan")
@@ -426,7 +428,9 @@ def main() -> None:
     try:
         app()
     except SottoError as error:
-        _errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        # It may hold what another party wrote: a reason, a name, a line of a file.
+        text = escape(printable(str(error), _MOST_OF_AN_ERROR))
+        _errors.print(f"[red]error:[/red] {text}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
 
 

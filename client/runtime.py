@@ -42,7 +42,7 @@ from client.app import app
 from client.refusal import refusal_for
 from common.errors import Refused, SottoError
 from common.fab import check_app
-from common.flower import VERSION, pull_sooner
+from common.flower import VERSION, bound_arrays, pull_sooner
 from common.messages import pack_refusal
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -112,6 +112,7 @@ def run_relay(address: str, secret: Path, socket: str) -> None:
         socket: of the vault.
     """
     pull_sooner(run_clientapp, "pull_and_inflate_object_from_tree")
+    bound_arrays()
     tasks = _client(
         address,
         SuperExecAuthHttpInterceptor(master_secret=secret.read_bytes(), protected_methods=frozenset({_ACQUIRE})),
