@@ -6,6 +6,7 @@ SOTTO_SOAK_FUZZ says.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ def _deep(depth: int) -> Any:
     return value
 
 
-VALUES: list[Any] = [None, *NUMBERS, *TEXTS, [], {}, [[]], {"a": 1}, [1, "a", None], ["x"], _deep(300), b"bytes"]
+VALUES: list[Any] = [None, *NUMBERS, *TEXTS, [], {}, [[]], {"a": 1}, [1, "a", None], ["x"], _deep(100), b"bytes"]
 JSON_VALUES = [value for value in VALUES if not isinstance(value, bytes)]
 ONE = st.integers(0, 2**30)
 
@@ -92,7 +93,7 @@ def damaged_json(draw: Callable[[Any], Any], value: Any) -> Any:
         for key in way:
             inner = inner[key]
         kind = draw(st.integers(0, 5))
-        hostile = JSON_VALUES[draw(ONE) % len(JSON_VALUES)]
+        hostile = copy.deepcopy(JSON_VALUES[draw(ONE) % len(JSON_VALUES)])
         if kind <= 2:
             inner[last] = hostile
         elif kind == 3:
