@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,9 +28,15 @@ def read_as(kind: type[T], data: bytes, path: Path) -> T:
         InputError: it is anything else.
     """
     try:
-        return TypeAdapter(kind).validate_json(data)
+        value: T = _adapter(kind).validate_json(data)
+        return value
     except ValueError as error:
         raise InputError(f"{path}: cannot be read: {printable(' '.join(str(error).split()), 300)}") from None
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
 
 
 def as_json(values: Any) -> bytes:
