@@ -26,14 +26,15 @@ _LEAST_NOISE, _LARGEST_NOISE = 0.001, 1e6
 
 def check_types(part: Statement | Lifetime | Head | Description) -> None:
     """Texts are texts; numbers are finite and not negative: what comes from outside may be anything."""
+    kind = type(part).__name__.lower()
     for field in fields(part):
         value, wanted = getattr(part, field.name), field.type
         if wanted == "str" and not (isinstance(value, str) and _is_text(value)):
-            raise ValueError(f"not a statement: {field.name} is no text")
+            raise ValueError(f"not a {kind}: {field.name} is no text")
         if wanted in ("int", "float"):
             kinds = (int,) if wanted == "int" else (int, float)
             if type(value) not in kinds or not 0 <= value <= _LARGEST:
-                raise ValueError(f"not a statement: {field.name} is no such number")
+                raise ValueError(f"not a {kind}: {field.name} is no such number")
 
 
 def check_head(head: Head) -> None:
@@ -41,7 +42,7 @@ def check_head(head: Head) -> None:
     wanted = {"data_set": "[0-9a-f]{32}", "digest": "[0-9a-f]{64}", "signature": "([0-9a-f]{128})?"}
     for name, pattern in wanted.items():
         if not re.fullmatch(pattern, getattr(head, name)):
-            raise ValueError(f"not a ledger head: {name} is none")
+            raise ValueError(f"not a head: {name} is none")
 
 
 def check_ranges(statement: Statement) -> None:

@@ -1,4 +1,4 @@
-"""A run directory that somebody else prepared: each of its files is refused in one line, or is as good as others."""
+"""A run directory that somebody else prepared: each file is refused in one line, or is as good as others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def damage(draw: Callable[[Any], Any], folder: Path) -> tuple[str, bytes]:
     return name, draw(damaged_bytes([(folder / name).read_bytes()]))
 
 
-@messages(500, slow=4)
+@messages(300, slow=4)
 @given(data=st.data())
 def test_a_damaged_run_is_refused_in_one_line_or_is_one(folder: Path, data: st.DataObject) -> None:
     name, content = data.draw(damage(folder))
@@ -87,7 +87,7 @@ def test_a_damaged_run_is_refused_in_one_line_or_is_one(folder: Path, data: st.D
         (folder / name).write_bytes(good)
 
 
-@messages(60, slow=100)
+@messages(25, slow=100)
 @given(data=st.data())
 def test_a_report_of_a_damaged_run_is_made_or_refused(folder: Path, data: st.DataObject) -> None:
     name, content = data.draw(damage(folder))
