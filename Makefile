@@ -16,6 +16,7 @@ test: .venv/ready
 soak: .venv/ready
 	$(QUIET) SOTTO_SOAK_KILLS=200 $(BIN)/python -m pytest tests/client/test_process_kills.py
 	$(QUIET) SOTTO_SOAK_KILLS=100 $(BIN)/python -m pytest --log-cli-level=INFO tests/federation/test_kills.py
+	$(QUIET) SOTTO_SOAK_FUZZ=10000 $(BIN)/python -m pytest tests/fuzz
 
 check: .venv/ready
 	$(BIN)/ruff check .

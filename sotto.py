@@ -17,6 +17,7 @@ from rich.markup import escape
 from common import logs
 from common.errors import InputError, SottoError
 from common.settings import Section, template
+from common.untrusted import printable, printable_lines
 
 if TYPE_CHECKING:
     from server.superlink import Server
@@ -53,6 +54,7 @@ server, vault, supernode, client, privacy, init = (
 for _group, _table in zip(_groups, (server, vault, supernode, client, privacy, init), strict=True):
     app.add_typer(_table, name=_group)
 
+_MOST_OF_AN_ERROR = 4000
 _screen = Console()
 _errors = Console(stderr=True)
 
@@ -436,7 +438,7 @@ def generate(
         sys.stdout.write(json.dumps(dict(zip(prompt, texts, strict=True)), ensure_ascii=False) + "\n")
         return
     for text in texts:
-        _screen.print(escape(text), highlight=False, soft_wrap=True)
+        _screen.print(escape(printable_lines(text)), highlight=False, soft_wrap=True)
 
 
 @init.command("plan")
@@ -483,10 +485,12 @@ def _print_json(values: object) -> None:
 
 
 def _print_error(error: SottoError) -> None:
+    # It may hold what another party wrote: a reason, a name, a line of a file.
+    text = printable(str(error), _MOST_OF_AN_ERROR)
     if logs.is_json():
-        logging.getLogger("sotto").error("%s", error)
+        logging.getLogger("sotto").error("%s", text)
     else:
-        _errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _errors.print(f"[red]error:[/red] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def _print_stopped(again: str) -> None:

@@ -16,6 +16,8 @@ from common.protocol import Participant
 
 # How long a vault may be away, restarting for instance, before its coordinator is told.
 _PATIENCE_SECONDS = 60.0
+# No round takes longer. What a message says of its own time may be infinite, or no number.
+_LONGEST_SECONDS = 7 * 86400.0
 
 # Flower's build reads this line as text: it must not carry an annotation.
 app = ClientApp()
@@ -27,7 +29,8 @@ app = ClientApp()
 def relay(message: Message, context: Context) -> Message:
     """Ask the vault behind the socket that the organization's own node configuration names."""
     left = message.metadata.created_at + message.metadata.ttl - time.time()
-    with RemoteVault(Path(str(context.node_config["socket"])), max(left, 1.0), _PATIENCE_SECONDS) as vault:
+    timeout = min(max(1.0, left), _LONGEST_SECONDS)  # in this order: of NaN the first argument is taken
+    with RemoteVault(Path(str(context.node_config["socket"])), timeout, _PATIENCE_SECONDS) as vault:
         return answer(message, vault)
 
 

@@ -47,8 +47,9 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
     rate = sample_rate(batch, size)
     try:
         sigma = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps)
-    except ValueError as error:
-        raise Refused("policy", str(error)) from None
+    except (ValueError, OverflowError, RuntimeError) as error:
+        # No accountant reaches that far. It saw public numbers only, so that its text may leave.
+        raise Refused("policy", f"the noise cannot be computed: {error}") from None
     return Mechanism(rate, max(sigma, organization.policy.min_noise_multiplier), steps)
 
 

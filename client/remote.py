@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,10 +16,12 @@ from client import vault_pb2_grpc as stubs
 from client.wire import MESSAGE_LIMIT, PIECE_BYTES, Assembly, grpc_address, split
 from common.errors import Refused
 from common.protocol import REASONS, Description, Head, Release, Statement, TrainRequest, head_text, read_head
+from common.untrusted import printable
 
 _QUERY_SECONDS = 30.0
 _TRY_SECONDS = 1.0
 _RETRY_SECONDS = 0.3
+_MOST_DETAIL = 500
 # How long a connection may take: a vault that is there accepts at once, but a busy machine is slow.
 _CONNECT_SECONDS = 2.0
 _CHANNEL_OPTIONS = [
@@ -65,7 +67,10 @@ class RemoteVault:
         )
         _raise_refusal(reply)
         said = reply.description
-        return Description(said.organization, said.unit, said.public_size)
+        description = Description(said.organization, said.unit, said.public_size)
+        with _as_refusal("description"):
+            description.check()
+        return description
 
     def train(self, request: TrainRequest) -> Release:
         """One round of training."""
@@ -80,7 +85,8 @@ class RemoteVault:
         query = _query(run)
         reply = self._ask(lambda limit: self._stub.Statement(query, timeout=min(limit, _QUERY_SECONDS)))
         _raise_refusal(reply)
-        return Statement.from_dict(json.loads(reply.statement))
+        with _as_refusal("statement"):
+            return Statement.from_json(reply.statement)
 
     def _ask(self, call: Any) -> Any:
         """What a call returns; made again while the vault is away, as long as patience and deadline allow."""
@@ -156,17 +162,31 @@ def _read_release(parts: Iterator[pb.ReleasePart]) -> Release:
     head: Head | None = None
     for part in parts:
         _raise_refusal(part)
-        if part.WhichOneof("part") == "head":
+        kind = part.WhichOneof("part")
+        if update is None and kind == "head":
             update = Assembly(part.head.size)
-            head = read_head(part.head.ledger_head)
-        elif update is not None:
+            with _as_refusal("release"):
+                head = read_head(part.head.ledger_head)
+        elif update is not None and kind == "data" and part.data:
             update.add(part.data)
+        else:
+            raise Refused("vault-unavailable", "the vault's answer is no release")
     if update is None:
         raise Refused("vault-unavailable", "the vault gave no answer")
     return Release(update.complete(), head)
 
 
+@contextmanager
+def _as_refusal(what: str) -> Iterator[None]:
+    """An answer that cannot be read is no answer; its text stays here."""
+    try:
+        yield
+    except ValueError:
+        raise Refused("vault-unavailable", f"the vault's answer is no {what}") from None
+
+
 def _raise_refusal(reply: Any) -> None:
     if reply.HasField("refusal"):
         code = reply.refusal.code
-        raise Refused(code if code in REASONS else "training-failed", reply.refusal.detail)
+        detail = printable(reply.refusal.detail, _MOST_DETAIL)
+        raise Refused(code if code in REASONS else "training-failed", detail)

@@ -46,7 +46,7 @@ from client.refusal import refusal_for
 from common.errors import Refused, SottoError
 from common.fab import check_app
 from common.failure import failure
-from common.flower import VERSION, pull_sooner
+from common.flower import VERSION, bound_arrays, pull_sooner
 from common.logs import begin
 from common.messages import pack_refusal
 from common.node_key import NODE_HEADER
@@ -146,6 +146,7 @@ def run_relay(address: str, secret: Path, socket: str) -> None:
         socket: of the vault.
     """
     pull_sooner(run_clientapp, "pull_and_inflate_object_from_tree")
+    bound_arrays()
     tasks = _client(
         address,
         SuperExecAuthHttpInterceptor(master_secret=secret.read_bytes(), protected_methods=frozenset({_ACQUIRE})),

@@ -7,7 +7,6 @@ the training ends, its release is stored, and the same request asked again gets 
 from __future__ import annotations
 
 import grp
-import json
 import logging
 import os
 import queue
@@ -68,7 +67,7 @@ class VaultService(stubs.VaultServicer):
         """What a run cost."""
         try:
             statement = self._participant.statement(request.run)
-            return pb.StatementReply(statement=json.dumps(statement.to_dict()))
+            return pb.StatementReply(statement=statement.to_json())
         except Exception as error:  # as above
             return pb.StatementReply(refusal=_refusal(error, "statement"))
 
@@ -175,7 +174,7 @@ def _read_request(parts: Iterator[pb.TrainPart]) -> TrainRequest:
             if len(head.plan) > _MOST_PLAN_BYTES:
                 raise Refused("malformed-request", f"a plan has at most {_MOST_PLAN_BYTES} bytes")
             adapter = Assembly(head.adapter_size)
-        elif head is not None and kind == "data":
+        elif head is not None and kind == "data" and part.data:
             adapter.add(part.data)
         else:
             raise Refused("malformed-request", "the parts should be one head and then data")

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
+from common.adapter import MOST_BYTES
 from common.errors import InputError, Refused
 
 PIECE_BYTES = 2**20
-# Above every LoRA adapter that one device can train under differential privacy.
-MOST_BYTES = 2**30
 MESSAGE_LIMIT = [
     ("grpc.max_receive_message_length", 2 * PIECE_BYTES),
     ("grpc.max_send_message_length", 2 * PIECE_BYTES),

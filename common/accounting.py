@@ -81,7 +81,10 @@ def _tight_epsilon(mechanism: Mechanism, delta: float, error: float) -> float:
     loose = _rdp_epsilon(mechanism, delta)
     if loose > _PRV_LIMIT or _prv_points(mechanism, delta, error) > _PRV_POINTS:
         return _non_negative(loose)
-    return _non_negative(_prv_epsilon(mechanism, delta, error))
+    try:
+        return _non_negative(_prv_epsilon(mechanism, delta, error))
+    except ValueError:  # δ is as small as the rounding of PRV's sums
+        return _non_negative(loose)
 
 
 def _non_negative(value: float) -> float:

@@ -43,6 +43,8 @@ run-directory = ""
 _FILES = {"pyproject.toml", ".info/CONTENT"}
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MOST_BYTES = 2**16
+# Of a file inside. The time that a TOML parser takes grows with the square of a key's length.
+_MOST_FILE_BYTES = 2**13
 
 
 def write_app(folder: Path) -> Path:
@@ -84,7 +86,9 @@ def check_app(content: bytes, digest: str) -> None:
             if len(set(names)) != len(names):
                 raise Refused("app-not-allowed", "the app holds a file twice")
             # Of the other compressions, zipfile would unpack more than it was asked for.
-            if any(entry.file_size > _MOST_BYTES or entry.compress_type not in _COMPRESSIONS for entry in entries):
+            if any(
+                entry.file_size > _MOST_FILE_BYTES or entry.compress_type not in _COMPRESSIONS for entry in entries
+            ):
                 raise Refused("app-not-allowed", "the app holds more than settings")
             settings: dict[str, Any] = tomllib.loads(archive.read("pyproject.toml").decode())
         components = settings["tool"]["flwr"]["app"]["components"]

@@ -25,6 +25,8 @@ class Mechanism:
     steps: int
 
     def __post_init__(self) -> None:
+        if isinstance(self.sample_rate, bool) or isinstance(self.noise_multiplier, bool):
+            raise ValueError("a truth value is no number of a mechanism")
         if not 0 < self.sample_rate <= 1:
             raise ValueError(f"sample_rate = {self.sample_rate}: it should be above 0 and at most 1")
         if not (self.noise_multiplier > 0 and math.isfinite(self.noise_multiplier)):
@@ -47,6 +49,8 @@ class Mechanism:
             raise ValueError("not a mechanism: it should be a table")
         if values.get("kind") != "poisson-gaussian":
             raise ValueError(f"unknown kind of mechanism: {values.get('kind')!r}")
+        if values.keys() - {"kind", *cls.__dataclass_fields__}:
+            raise ValueError("not a mechanism: it has keys that no mechanism has")
         try:
             return cls(values["sample_rate"], values["noise_multiplier"], values["steps"])
         except (KeyError, TypeError, OverflowError) as error:

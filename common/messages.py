@@ -6,22 +6,22 @@ An adapter travels as safetensors bytes inside one Flower array, untouched. What
 
 from __future__ import annotations
 
-import json
-import re
+from collections.abc import Mapping
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from common.adapter import Adapter, Shapes, from_bytes, to_bytes
 from common.errors import Refused
-from common.plan import NAME_PATTERN
 from common.protocol import REASONS, Description, Head, Release, Statement, TrainRequest, head_text, read_head
+from common.untrusted import printable
 
 DESCRIBE = "query.describe"
 TRAIN = "train"
 STATEMENT = "query.statement"
 
 _HEAD, _BODY, _KEY = "sotto", "adapter", "safetensors"
+_MOST_DETAIL = 500
 
 
 class MessageError(ValueError):
@@ -50,13 +50,14 @@ def with_seen(content: RecordDict, seen: Head | None) -> RecordDict:
 
 def unpack_train(content: RecordDict) -> TrainRequest:
     """The inverse of `pack_train`."""
+    head = _values(content, {"run": str, "round": int, "plan": bytes, "model": str, "seen": str}, {_BODY})
     return TrainRequest(
-        run=_value(content, "run", str),
-        round=_value(content, "round", int),
-        plan=_value(content, "plan", bytes),
-        fingerprint=_value(content, "model", str),
+        run=head["run"],
+        round=head["round"],
+        plan=head["plan"],
+        fingerprint=head["model"],
         adapter=_bytes(content),
-        seen=_ledger_head(_value(content, "seen", str)),
+        seen=_ledger_head(head["seen"]),
     )
 
 
@@ -69,7 +70,10 @@ def pack_release(release: Release) -> RecordDict:
 def unpack_release(content: RecordDict) -> Release:
     """The inverse of `pack_release`; a refusal raises `Refused`."""
     _raise_refusal(content)
-    return Release(_bytes(content), _ledger_head(_value(content, "head", str)))
+    head = _values(content, {"answer": str, "head": str}, {_BODY})
+    if head["answer"] != "release":
+        raise MessageError("the message is no release")
+    return Release(_bytes(content), _ledger_head(head["head"]))
 
 
 def pack_query(run: str = "") -> RecordDict:
@@ -79,39 +83,32 @@ def pack_query(run: str = "") -> RecordDict:
 
 def unpack_query(content: RecordDict) -> str:
     """The run that a query is about."""
-    run: str = _value(content, "run", str)
+    run: str = _values(content, {"run": str})["run"]
     return run
 
 
 def pack_description(description: Description) -> RecordDict:
     """A description as message content."""
-    return _json_record(vars(description))
+    return _json_record(description.to_json())
 
 
 def unpack_description(content: RecordDict) -> Description:
     """The inverse of `pack_description`; a refusal raises `Refused`."""
-    values = _json_value(content)
-    if set(values) != {"organization", "unit", "public_size"} or not (
-        isinstance(values["organization"], str)
-        and isinstance(values["unit"], str)
-        and type(values["public_size"]) is int
-        and values["public_size"] >= 1
-        # A name becomes part of a path in the run directory.
-        and re.fullmatch(NAME_PATTERN, values["organization"])
-    ):
-        raise MessageError("not a description")
-    return Description(**values)
+    try:
+        return Description.from_json(_json_text(content))
+    except ValueError as error:
+        raise MessageError("not a description") from error
 
 
 def pack_statement(statement: Statement) -> RecordDict:
     """A statement as message content."""
-    return _json_record(statement.to_dict())
+    return _json_record(statement.to_json())
 
 
 def unpack_statement(content: RecordDict) -> Statement:
     """The inverse of `pack_statement`; a refusal raises `Refused`."""
     try:
-        return Statement.from_dict(_json_value(content))
+        return Statement.from_json(_json_text(content))
     except ValueError as error:
         raise MessageError("not a statement") from error
 
@@ -141,11 +138,14 @@ def adapter_from_record(arrays: ArrayRecord, shapes: Shapes) -> Adapter:
 
 def array_bytes(arrays: ArrayRecord) -> bytes:
     """The safetensors bytes inside an `adapter_record`."""
-    try:
-        array = arrays[_KEY]
-    except KeyError:
-        raise MessageError("the message holds no adapter") from None
-    if (array.dtype, array.stype) != ("uint8", "safetensors") or tuple(array.shape) != (len(array.data),):
+    if set(arrays) != {_KEY}:
+        raise MessageError("the message holds no adapter")
+    array = arrays[_KEY]
+    # Flower takes what JSON gives for a shape: 3.0 and True would be equal to integers.
+    shape = list(array.shape) if isinstance(array.shape, list | tuple) else []
+    if (array.dtype, array.stype, shape) != ("uint8", "safetensors", [len(array.data)]) or type(
+        shape[0]
+    ) is not int:
         raise MessageError("the adapter is not safetensors bytes")
     return bytes(array.data)
 
@@ -158,11 +158,10 @@ def _ledger_head(text: str) -> Head | None:
 
 
 def _raise_refusal(content: RecordDict) -> None:
-    head = _head(content)
-    if "refused" in head:
+    if "refused" in content.config_records.get(_HEAD, {}):
+        head = _values(content, {"refused": str, "detail": str})
         code = head["refused"]
-        known = isinstance(code, str) and code in REASONS
-        raise Refused(str(code) if known else "training-failed", str(head.get("detail", ""))[:500])
+        raise Refused(code if code in REASONS else "training-failed", printable(head["detail"], _MOST_DETAIL))
 
 
 def _array_record(data: bytes) -> ArrayRecord:
@@ -175,27 +174,24 @@ def _bytes(content: RecordDict) -> bytes:
     return array_bytes(content.array_records[_BODY])
 
 
-def _head(content: RecordDict) -> ConfigRecord:
-    return content.config_records[_HEAD] if _HEAD in content.config_records else ConfigRecord()
+def _values(
+    content: RecordDict, kinds: Mapping[str, type], beside: frozenset[str] | set[str] = frozenset()
+) -> Any:
+    """The values of a message's head: these keys, of exactly these types, and no record but those beside it."""
+    head = content.config_records.get(_HEAD, ConfigRecord())
+    for key, kind in kinds.items():
+        if type(head.get(key)) is not kind:
+            raise MessageError(f"the message has no {key} of type {kind.__name__}")
+    if set(head) != set(kinds) or set(content) - {_HEAD, *beside}:
+        raise MessageError("the message holds more than it should")
+    return head
 
 
-def _value(content: RecordDict, key: str, kind: type) -> Any:
-    value = _head(content).get(key)
-    if type(value) is not kind:
-        raise MessageError(f"the message has no {key} of type {kind.__name__}")
-    return value
+def _json_record(text: str) -> RecordDict:
+    return RecordDict({_HEAD: ConfigRecord({"json": text})})
 
 
-def _json_record(values: dict[str, Any]) -> RecordDict:
-    return RecordDict({_HEAD: ConfigRecord({"json": json.dumps(values, sort_keys=True)})})
-
-
-def _json_value(content: RecordDict) -> dict[str, Any]:
+def _json_text(content: RecordDict) -> str:
     _raise_refusal(content)
-    try:
-        values = json.loads(_value(content, "json", str))
-    except (ValueError, RecursionError):
-        raise MessageError("the message holds no JSON") from None
-    if not isinstance(values, dict):
-        raise MessageError("the message holds no JSON object")
-    return values
+    text: str = _values(content, {"json": str})["json"]
+    return text

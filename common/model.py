@@ -101,19 +101,24 @@ def load_base(source: str, dtype: str) -> tuple[Any, Any]:
         InputError: it is not there or is not a causal language model.
     """
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         # The noise of DP-SGD regularizes enough; and without dropout two steps on one batch are equal.
         for key, value in vars(config).items():
             if "drop" in key and isinstance(value, float):  # dropout, pdrop, layerdrop
                 setattr(config, key, 0.0)
         model, loading = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+            source,
+            config=config,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
         if loading["missing_keys"]:
             raise ValueError(f"its weights lack {min(loading['missing_keys'])}")
         if getattr(config, "is_decoder", None) is False:
             raise ValueError("it is an encoder, which sees the tokens to be predicted")
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(

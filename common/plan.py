@@ -13,13 +13,17 @@ import string
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.errors import InputError
 from common.settings import Section, SettingsFile, validate
 
 # The accountant's time grows with the steps; a request must not keep a vault busy for hours.
 MOST_STEPS = 20_000
+
+# No count of a plan is larger: what is multiplied and written down stays a number that a machine can hold.
+_LARGEST_COUNT = 10**9
+Count = Annotated[int, Field(gt=0, le=_LARGEST_COUNT)]
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -41,7 +45,7 @@ class Task(Section):
     """causal-lm: predict each next token of the text."""
     max_length: int = Field(default=256, ge=2, le=1_000_000)
     """Tokens of an example at most; what is longer is cut."""
-    template: str = Field(default="{text}", examples=["{text}"])
+    template: str = Field(default="{text}", max_length=4096, examples=["{text}"])
     """The text of a record, its fields in braces. A record without one of the fields contributes nothing."""
 
     @field_validator("template")
@@ -75,18 +79,18 @@ class Lora(Section):
     """The update is scaled by alpha / rank."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     """Layers to adapt: "all-linear" (all but the output layer), or a list of names."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Draws the initial A matrices, the same for everybody; public. B starts at zero."""
 
 
 class Training(Section):
     """What each organization does in a round."""
 
-    rounds: PositiveInt = Field(examples=[20])
+    rounds: Count = Field(examples=[20])
     """Rounds of the run."""
-    local_steps: PositiveInt = 4
+    local_steps: Count = 4
     """DP-SGD steps of an organization in a round."""
-    batch_size: PositiveInt = Field(examples=[256])
+    batch_size: Count = Field(examples=[256])
     """Expected units (examples, or users) in a step of one organization: public. The sample rate is this /
     public_size."""
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -116,7 +120,7 @@ class Training(Section):
 class Federation(Section):
     """Who has to take part."""
 
-    min_organizations: PositiveInt = 2
+    min_organizations: Count = 2
     """A round counts only if at least so many answered."""
     round_timeout: float = Field(default=600.0, gt=0)
     """Seconds to wait for the answers of a round."""
@@ -138,14 +142,15 @@ class Privacy(Section):
     unit: Literal["example", "user"] = "example"
     """What is protected, added or removed: "example" is one record, "user" is one user with all their records.
     Organizations with the other unit refuse. With "user", public_size and batch_size count users."""
-    records_per_user: PositiveInt | None = Field(default=None, examples=[16])
+    records_per_user: Count | None = Field(default=None, examples=[16])
     """With unit = "user", and only then: records of a user in a step at most, chosen anew in each step. A user
     counts as one however many they are: more cost time, not ε, and give a truer gradient of the user."""
     epsilon: float = Field(gt=0, le=20, examples=[8.0])
     """ε of this run, for each organization. Above 10 it protects little."""
     delta: float = Field(gt=0, lt=1, examples=[1e-5])
     """δ of this run; must be below 1 / public_size of every organization."""
-    clipping_norm: float = Field(default=1.0, gt=0)
+    # Far from where σ·C or a clipped gradient would be rounded to nothing, or to infinity.
+    clipping_norm: float = Field(default=1.0, ge=1e-9, le=1e9)
     """C: no unit's gradient has a larger L2 norm."""
 
     @model_validator(mode="after")
@@ -178,13 +183,13 @@ class Simulation(Section):
     user_field: str | None = Field(default=None, min_length=1, examples=["user"])
     """The record field that names the user (text or integer): with privacy.unit = "user", and only then. All
     records of a user are dealt to one organization; "dirichlet" goes by the field of the user's first record."""
-    organizations: PositiveInt = 4
+    organizations: Count = 4
     """How many, for "iid" and "dirichlet"."""
     alpha: float = Field(default=0.5, gt=0)
     """Concentration of the Dirichlet distribution; small is uneven."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the partition."""
-    noise_seed: int | None = Field(default=None, ge=0, examples=[0])
+    noise_seed: int | None = Field(default=None, ge=0, lt=2**63, examples=[0])
     """Makes sampling and noise repeatable, for tests. Whoever knows the seed can take the noise off."""
 
 

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from common.bounds import check_description, check_head, check_ranges, check_types
 from common.mechanism import Mechanism
 from common.signing import signable
+from common.untrusted import read_json
 
 # What separates the records from the network, as statements say it. A simulated organization's begins so:
 SIMULATED = "simulation: one process"
 SAME_USER = "same user"
 SEPARATE_USERS = "separate users"
-
-# No number of a statement or a ledger head is larger; a longer integer would not fit a float.
-_LARGEST = 1e15
-_LARGEST_DELTA = 0.9
-# The noise multiplier of a vault is a multiple of this.
-_LEAST_NOISE = 0.001
 
 REASONS = {
     "malformed-request": "the request cannot be read",
@@ -76,10 +72,13 @@ class Head:
             ValueError: it is not a head.
         """
         try:
-            head = cls(**json.loads(text))
-        except (TypeError, RecursionError) as error:
+            head = cls(**read_json(text))
+        except TypeError as error:
             raise ValueError(f"not a ledger head: {error}") from None
-        _check_types(head)
+        check_types(head)
+        check_head(head)
+        if head.to_json() != text:
+            raise ValueError("not a ledger head: another spelling of one")
         return head
 
 
@@ -152,6 +151,35 @@ class Description:
     unit: str
     public_size: int
 
+    def to_json(self) -> str:
+        """As it is sent."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Description:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: it is not a description.
+        """
+        try:
+            description = cls(**read_json(text))
+        except TypeError as error:
+            raise ValueError(f"not a description: {error}") from None
+        description.check()
+        if description.to_json() != text:
+            raise ValueError("not a description: another spelling of one")
+        return description
+
+    def check(self) -> None:
+        """Make sure that it can be a description, whoever made it.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        check_types(self)
+        check_description(self)
+
 
 @dataclass(frozen=True)
 class Lifetime:
@@ -207,6 +235,22 @@ class Statement:
         """Plain values, as it is stored and sent."""
         return {**asdict(self), "mechanisms": [mechanism.to_dict() for mechanism in self.mechanisms]}
 
+    def to_json(self) -> str:
+        """As it is sent."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Statement:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: it is not a statement.
+        """
+        statement = cls.from_dict(read_json(text))
+        if statement.to_json() != text:
+            raise ValueError("not a statement: another spelling of one")
+        return statement
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Statement:
         """The inverse of `to_dict`.
@@ -226,42 +270,10 @@ class Statement:
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a statement: {error}") from None
         for part in (statement, lifetime, head):
-            _check_types(part)
-        _check_ranges(statement)
+            check_types(part)
+        check_head(head)
+        check_ranges(statement)
         return statement
-
-
-def _check_types(part: Statement | Lifetime | Head) -> None:
-    """Texts are texts; numbers are finite and not negative: what comes from outside may be anything."""
-    for field in fields(part):
-        value, wanted = getattr(part, field.name), field.type
-        if wanted == "str" and not (isinstance(value, str) and _is_text(value)):
-            raise ValueError(f"not a statement: {field.name} is no text")
-        if wanted in ("int", "float"):
-            kinds = (int,) if wanted == "int" else (int, float)
-            if type(value) not in kinds or not 0 <= value <= _LARGEST:
-                raise ValueError(f"not a statement: {field.name} is no such number")
-
-
-def _check_ranges(statement: Statement) -> None:
-    """What ε is recomputed from can be computed with, and what is shown can be written down."""
-    if len(statement.mechanisms) != 1:
-        raise ValueError(f"not a statement: {len(statement.mechanisms)} mechanisms; a run has one")
-    if not (0 < statement.delta <= _LARGEST_DELTA and 0 < statement.lifetime.delta <= 1):
-        raise ValueError("not a statement: delta is no such number")
-    if statement.mechanisms[0].steps > _LARGEST or statement.mechanisms[0].noise_multiplier < _LEAST_NOISE:
-        raise ValueError("not a statement: a mechanism that no vault can have")
-    if not all(_is_text(text) for pair in statement.versions.items() for text in pair):
-        raise ValueError("not a statement: versions is no text")
-
-
-def _is_text(value: str) -> bool:
-    """Half a surrogate pair passes JSON, but is no text and cannot be stored."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Participant(Protocol):

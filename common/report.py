@@ -12,6 +12,7 @@ from common.lifetime import Cap
 from common.plan import Plan
 from common.protocol import SIMULATED, Statement
 from common.signing import is_signed, key_fingerprint
+from common.untrusted import printable
 
 # What a statement's unit means, in words.
 _UNITS = {"example": "example", "user": "user with all their records there"}
@@ -35,15 +36,6 @@ NOT_COVERED = (
 def two_decimals(value: float) -> str:
     """An ε with two decimals, rounded up: what is shown is never below what was spent."""
     return str(Decimal(repr(value)).quantize(Decimal("0.01"), rounding=ROUND_CEILING))
-
-
-def printable(text: str, length: int = 200) -> str:
-    """A text that others wrote, for a line on a screen: without control characters or line breaks, and cut.
-
-    Characters that change the direction of writing or that cannot be seen are replaced as well.
-    """
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: length + 1])
-    return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 
 def guarantee(statements: Sequence[Statement], doubted: Collection[str] = ()) -> str:

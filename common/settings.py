@@ -30,6 +30,10 @@ class Section(BaseModel):
     )
 
 
+# A file may come from another party. The time that a TOML parser takes grows with the square of a key's length.
+_MOST_BYTES = 2**16
+_MOST_SHOWN = 500
+
 S = TypeVar("S", bound=Section)
 F = TypeVar("F", bound="SettingsFile")
 
@@ -62,11 +66,15 @@ def load(path: Path, kind: type[S]) -> S:
         InputError: the file is not there, is not TOML, or does not fit the type; one line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        text = data.decode()
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from None
+    if len(data) > _MOST_BYTES:
+        raise InputError(f"{path}: should have at most {_MOST_BYTES} bytes")
     try:
         return validate(tomllib.loads(text), kind, str(path))
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; an endless integer is another
@@ -99,16 +107,24 @@ def _explain(detail: ErrorDetails, kind: type[Section]) -> str:
     if detail["type"] == "extra_forbidden":
         table, key = detail["loc"][:-1], str(detail["loc"][-1])
         known = list(_section_at(kind, table).model_fields)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(key[:_MOST_SHOWN], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         where = f"[{'.'.join(str(part) for part in table)}]" if table else "the file"
-        return f"{where} has no key {key!r}; {hint}"
+        return f"{where} has no key {_shown(key)}; {hint}"
     if detail["type"] == "missing":
         return f"{place} is missing"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
     if isinstance(detail["input"], dict):
         return f"{place}: {message}" if place else message
-    return f"{place} = {detail['input']!r}: {message}"
+    return f"{place} = {_shown(detail['input'])}: {message}"
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return "an endless integer"
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
 
 
 def _section_at(kind: type[Section], location: tuple[int | str, ...]) -> type[Section]:

@@ -6,6 +6,7 @@ What is signed begins with a line that says what it is, so that no signature can
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,12 @@ class StatementKey:
 
 
 def is_signed(message: bytes, signature: str, public: str) -> bool:
-    """Whether a signature over a message was made with the private half of a public key."""
+    """Whether a signature over a message was made with the private half of a public key.
+
+    Both are lower-case hexadecimal digits and nothing else: what is signed has one spelling.
+    """
+    if not (re.fullmatch("[0-9a-f]{64}", public) and re.fullmatch("[0-9a-f]{128}", signature)):
+        return False
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
         key.verify(bytes.fromhex(signature), message)

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import http_grid
 
 from common.errors import SottoError
-from common.flower import pull_sooner
+from common.flower import bound_arrays, pull_sooner
 from common.lock import exclusive
 from server.grid import BackgroundGrid
 from server.observer import Observer
@@ -32,6 +32,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds; what they leave, and how they ended, is in the run directory."""
     pull_sooner(http_grid, "pull_objects")
+    bound_arrays()
     directory = RunDirectory.open(Path(str(context.run_config["run-directory"])))
     # Held as long as this process lives, so that others see at once when it is gone, however it went.
     with exclusive(directory.path / "run", patience=_LOCK_SECONDS):

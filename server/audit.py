@@ -14,8 +14,9 @@ from rich.table import Table
 
 from common.errors import InputError, SottoError
 from common.protocol import SIMULATED
-from common.report import build_report, printable, problems, two_decimals, warnings
+from common.report import build_report, problems, two_decimals, warnings
 from common.signing import read_keys
+from common.untrusted import printable
 from server.page import render_page
 from server.run_directory import RunDirectory
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from common.plan import Plan
+from common.untrusted import printable
 from server.run_directory import RoundLine, RunInfo
 
 _CARD = """---
@@ -67,7 +69,7 @@ def adapter_card(plan: Plan, info: RunInfo, rounds: Sequence[RoundLine], report:
         run=info.run,
         base=plan.model.base,
         count=len(asked),
-        guarantee=report["guarantee"],
+        guarantee=_plain(report["guarantee"], 10_000),
         privacy_table=_privacy_table(report["organizations"]),
         not_covered=_not_covered(report),
         task=plan.task.kind,
@@ -88,6 +90,11 @@ def adapter_card(plan: Plan, info: RunInfo, rounds: Sequence[RoundLine], report:
     )
 
 
+def _plain(text: str, length: int = 60) -> str:
+    """What organizations wrote, as words and not as Markdown or HTML."""
+    return re.sub(r"([\\`*<>|#!&~$]|\](?=\())", r"\\\1", printable(text, length))
+
+
 def _batch(plan: Plan) -> str:
     if plan.privacy.unit == "user":
         return f"{plan.training.batch_size} users, at most {plan.privacy.records_per_user} records of each"
@@ -104,7 +111,8 @@ def _privacy_table(organizations: list[dict[str, Any]]) -> str:
     for item in organizations:
         mechanism = item["mechanisms"][0]
         lines.append(
-            f"| {item['name']} | {item['epsilon']:.2f} | {item['delta']:g} | {item['unit']}, {item['adjacency']} "
+            f"| {_plain(item['name'])} | {item['epsilon']:.2f} | {item['delta']:g} "
+            f"| {_plain(item['unit'])}, {_plain(item['adjacency'])} "
             f"| {mechanism['kind']}, q = {mechanism['sample_rate']:.4g}, "
             f"σ = {mechanism['noise_multiplier']:g}, {mechanism['steps']} steps |"
         )

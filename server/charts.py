@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from common.accounting import rough_epsilon
 from common.mechanism import Mechanism
-from common.report import printable
+from common.untrusted import printable
 
 # Blue and orange of Okabe and Ito, which the colour-blind tell apart; lines differ in their dashes as well.
 _BLUE, _ORANGE, _INK, _GRID = "#0b5f9e", "#c2500a", "#33404d", "#dfe4e8"
@@ -68,10 +69,16 @@ def quality_chart(metrics: Sequence[tuple[int, Mapping[str, float]]]) -> Chart |
     names = (
         [name for name in ("perplexity", "accuracy", *metrics[-1][1]) if name in metrics[-1][1]] if metrics else []
     )
-    if not names:
+    # A model that was poisoned has no finite perplexity.
+    points = [
+        (number, values[name])
+        for name in names[:1]
+        for number, values in metrics
+        if name in values and math.isfinite(values[name])
+    ]
+    if not points:
         return None
     name = names[0]
-    points = [(number, values[name]) for number, values in metrics if name in values]
     numbers, values = [number for number, _ in points], [value for _, value in points]
     label = printable(name, 40)
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from google.protobuf.message import DecodeError
 
 # A reply that is there takes less. One that is still arriving is looked for again at the next call.
 _WAIT_SECONDS = 0.05
 _THREADS = 256
+# What Flower raises for the parts of a reply that fit nowhere. A lost connection is none of these.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, DecodeError)
+
+_log = logging.getLogger(__name__)
 
 
 class BackgroundGrid(Grid):
@@ -35,9 +41,19 @@ class BackgroundGrid(Grid):
 
     def _pull(self, identity: str) -> list[Message]:
         if identity not in self._pulls:
-            self._pulls[identity] = self._threads.submit(lambda: list(self._grid.pull_messages([identity])))
+            self._pulls[identity] = self._threads.submit(self._pull_one, identity)
         done, _ = wait([self._pulls[identity]], _WAIT_SECONDS)
         return self._pulls.pop(identity).result() if done else []
+
+    def _pull_one(self, identity: str) -> list[Message]:
+        """The reply, if it is there. One that cannot be read is empty: it ends its sender's part, not the run."""
+        try:
+            replies = list(self._grid.pull_messages([identity]))
+            if all(reply.has_error() or isinstance(reply.content, RecordDict) for reply in replies):
+                return replies
+        except _UNREADABLE as error:
+            _log.warning("a reply cannot be read: %s", type(error).__name__)
+        return [Message(RecordDict(), 0, "query")]
 
     def set_run(self, run: Run) -> None:
         """Set the run."""

@@ -15,7 +15,8 @@ from markupsafe import Markup
 from common.mechanism import Mechanism
 from common.plan import Plan
 from common.protocol import SIMULATED
-from common.report import printable, two_decimals
+from common.report import two_decimals
+from common.untrusted import printable
 from server.charts import Chart, epsilon_chart, quality_chart
 from server.run_directory import RoundLine, RunDirectory
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file as read_safetensors
 
 from common.adapter import Adapter
 from common.errors import InputError, SottoError
@@ -16,6 +18,7 @@ from common.model import LoraModel, load_base
 from common.plan import Plan
 from common.protocol import Statement
 from common.report import build_report
+from common.untrusted import printable
 from server.card import adapter_card
 from server.page import write_page
 from server.run_directory import RunDirectory
@@ -71,8 +74,8 @@ def load_result(path: Path, plan: Plan | None = None) -> tuple[Any, Any, Plan | 
         plan = Plan.read(path / "plan.toml")
     dtype = plan.model.dtype if plan else "float32"
     if (path / "adapter_config.json").is_file():
-        base, tokenizer = load_base(_base_of(path), dtype)
-        return PeftModel.from_pretrained(base, str(path)).eval(), tokenizer, plan
+        model, tokenizer = _load_adapted(path, dtype)
+        return model, tokenizer, plan
     if (path / "config.json").is_file():
         model, tokenizer = load_base(str(path), dtype)
         return model.eval(), tokenizer, plan
@@ -98,8 +101,7 @@ def merge(path: Path, out: Path) -> float:
     folder = RunDirectory.open(path).adapter_folder if (path / "run.json").is_file() else path
     if not (folder / "adapter_config.json").is_file():
         raise InputError(f"{path}: holds no adapter; it should be a complete run or a PEFT folder")
-    base, tokenizer = load_base(_base_of(folder), "float32")
-    model = PeftModel.from_pretrained(base, str(folder)).eval()
+    model, tokenizer = _load_adapted(folder, "float32")
     tokens = torch.arange(64).remainder(len(tokenizer)).view(2, 32)
     with torch.inference_mode():
         before = model(input_ids=tokens).logits
@@ -115,7 +117,27 @@ def merge(path: Path, out: Path) -> float:
     return difference
 
 
-def _base_of(adapter_folder: Path) -> str:
-    from peft import PeftConfig
+def _load_adapted(folder: Path, dtype: str) -> tuple[Any, Any]:
+    """The base model that an adapter folder names, with the adapter on it. The folder may be anybody's."""
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file():
+        # Peft would unpickle adapter_model.bin, or ask a server for the weights.
+        raise InputError(f"{weights}: there is no such file; adapters are read from safetensors only")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        if type(config) is not LoraConfig or config.megatron_config is not None:
+            raise ValueError("it is no plain LoRA adapter")
+        if not all(tensor.isfinite().all() for tensor in read_safetensors(weights).values()):
+            raise ValueError("its tensors are not finite")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
+        raise _unusable(folder, error) from None
+    base, tokenizer = load_base(str(config.base_model_name_or_path), dtype)
+    try:
+        return PeftModel.from_pretrained(base, str(folder), config=config).eval(), tokenizer
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise _unusable(folder, error) from None
 
-    return str(PeftConfig.from_pretrained(str(adapter_folder)).base_model_name_or_path)
+
+def _unusable(folder: Path, error: Exception) -> InputError:
+    reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
+    return InputError(f"{folder}: not an adapter that can be loaded: {reason}")

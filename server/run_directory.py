@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from common.adapter import Adapter, Shapes, from_bytes, to_bytes, trained
+from pydantic import AfterValidator, ConfigDict, Field, PositiveInt
+
+from common.adapter import Adapter, AdapterError, Shapes, from_bytes, to_bytes, trained
 from common.errors import InputError
 from common.plan import Plan
 from common.protocol import Statement
+from common.settings import Section
 from common.signing import public_line, read_keys
+from common.untrusted import printable, read_json
+from server.files import as_json, read_as, sync_folder, write
 from server.registry import Registry
+
+# A directory may have come from somebody else: what its files hold is checked like what comes over the network.
+_STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -37,26 +46,39 @@ class RunInfo:
         authenticated: whether only the nodes of registered organizations take part.
     """
 
+    __pydantic_config__ = _STRICT
     run: str
     digest: str
     base: str
     fingerprint: str
-    shapes: dict[str, tuple[int, ...]]
+    shapes: dict[str, tuple[PositiveInt, ...]]
     private: bool
     registry: str | None = None
     authenticated: bool = False
+
+
+class _Organizations(Section):
+    asked: list[str] = []
+    answered: list[str] = []
+    refused: dict[str, str] = {}
+
+
+def _checked(organizations: dict[str, Any]) -> dict[str, Any]:
+    _Organizations.model_validate(organizations)
+    return organizations
 
 
 @dataclass(frozen=True)
 class RoundLine:
     """A line of `rounds.jsonl`. Bytes are adapters, plans and names; Flower's own framing is not counted."""
 
+    __pydantic_config__ = _STRICT
     round: int
-    organizations: dict[str, Any]
+    organizations: Annotated[dict[str, Any], AfterValidator(_checked)]
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,12 +94,14 @@ class Status:
         flower_run: Flower's id of the run.
     """
 
+    __pydantic_config__ = _STRICT
     state: str
     round: int = 0
     organizations: list[str] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
     reason: str = ""
-    flower_run: str = ""
+    # It becomes a word of a command line.
+    flower_run: Annotated[str, Field(pattern="^[0-9]*$")] = ""
 
 
 def new_run_id(name: str) -> str:
@@ -105,10 +129,10 @@ class RunDirectory:
             ensure_free(path)
         path.mkdir(parents=True, exist_ok=True)
         directory = cls(path, info, plan)
-        _write(path / "plan.toml", plan.to_toml().encode())
+        write(path / "plan.toml", plan.to_toml().encode())
         directory.write_checkpoint(0, initial)
         # Last: a directory with run.json is complete enough to be resumed.
-        _write(path / "run.json", _json(asdict(info)))
+        write(path / "run.json", as_json(asdict(info)))
         return directory
 
     @classmethod
@@ -119,14 +143,10 @@ class RunDirectory:
             InputError: there is none.
         """
         try:
-            values = json.loads((path / "run.json").read_bytes())
-            values["shapes"] = {name: tuple(shape) for name, shape in values["shapes"].items()}
-            info = RunInfo(**values)
+            data = (path / "run.json").read_bytes()
         except FileNotFoundError:
             raise InputError(f"{path}: holds no run; it should be the directory of an earlier run") from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{path / 'run.json'}: cannot be read: {error}") from None
-        return cls(path, info, Plan.read(path / "plan.toml"))
+        return cls(path, read_as(RunInfo, data, path / "run.json"), Plan.read(path / "plan.toml"))
 
     @property
     def trained_shapes(self) -> Shapes:
@@ -144,34 +164,34 @@ class RunDirectory:
         part = final.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        _write(part / "adapter.safetensors", to_bytes(adapter))
-        _write(part / "state.json", _json({"run": self.info.run, "round": number}))
+        write(part / "adapter.safetensors", to_bytes(adapter))
+        write(part / "state.json", as_json({"run": self.info.run, "round": number}))
         shutil.rmtree(final, ignore_errors=True)
         part.replace(final)
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
 
     def latest_checkpoint(self) -> tuple[int, Adapter]:
         """The last round that was completed, and the adapter after it."""
-        found = (self.path / "checkpoints").glob("round-[0-9]*[0-9]")
-        folders = sorted(found, key=lambda folder: int(folder.name.removeprefix("round-")))
-        if not folders:
+        found = (self.path / "checkpoints").glob("round-*")
+        numbers = [int(folder.name[6:]) for folder in found if re.fullmatch("round-[0-9]{4,9}", folder.name)]
+        if not numbers:
             raise InputError(f"{self.path / 'checkpoints'}: holds no checkpoint")
-        data = (folders[-1] / "adapter.safetensors").read_bytes()
-        return int(folders[-1].name.removeprefix("round-")), from_bytes(data, self.trained_shapes)
+        path = self.path / "checkpoints" / f"round-{max(numbers):04d}" / "adapter.safetensors"
+        try:
+            return max(numbers), from_bytes(path.read_bytes(), self.trained_shapes)
+        except (OSError, AdapterError) as error:
+            raise InputError(f"{path}: holds no adapter of this run: {error}") from None
 
     def rounds(self) -> list[RoundLine]:
         """The lines of `rounds.jsonl`; a last line that was cut off is not counted."""
         path = self.path / "rounds.jsonl"
-        texts = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        try:
-            return [RoundLine(**json.loads(text)) for text in texts if text.endswith("\n")]
-        except (ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from None
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return [read_as(RoundLine, line, path) for line in lines if line.endswith(b"\n")]
 
     def forget_rounds_after(self, number: int) -> list[RoundLine]:
         """Drop lines of rounds that have no checkpoint, before they are run again."""
         kept = [line for line in self.rounds() if line.round <= number]
-        _write(self.path / "rounds.jsonl", "".join(_line(line) for line in kept).encode())
+        write(self.path / "rounds.jsonl", "".join(_line(line) for line in kept).encode())
         return kept
 
     def append_round(self, line: RoundLine) -> None:
@@ -187,7 +207,7 @@ class RunDirectory:
 
     def write_key(self, organization: str, public: str) -> None:
         """Store the key with which an organization was registered when the run ended."""
-        _write(self.path / "privacy" / "keys" / f"{organization}.pub", public_line(public, organization).encode())
+        write(self.path / "privacy" / "keys" / f"{organization}.pub", public_line(public, organization).encode())
 
     def keys(self) -> dict[str, str]:
         """Organization → its registered key, as it was when the run ended."""
@@ -209,9 +229,10 @@ class RunDirectory:
     def status(self) -> Status | None:
         """How far the run is; None before anything was said."""
         try:
-            return Status(**json.loads((self.path / "status.json").read_bytes()))
+            data = (self.path / "status.json").read_bytes()
         except FileNotFoundError:
             return None
+        return read_as(Status, data, self.path / "status.json")
 
     def forget_status(self) -> None:
         """Before the run is begun or continued: what was said earlier no longer holds."""
@@ -219,11 +240,11 @@ class RunDirectory:
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a JSON file of the run."""
-        _write(self.path / name, _json(values))
+        write(self.path / name, as_json(values))
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the run."""
-        _write(self.path / name, text.encode())
+        write(self.path / name, text.encode())
 
 
 def ensure_free(path: Path) -> None:
@@ -243,10 +264,10 @@ def ensure_free(path: Path) -> None:
 
 def _read_statement(path: Path) -> Statement:
     try:
-        statement = Statement.from_dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError) as error:
+        statement = Statement.from_dict(read_json(path.read_bytes()))
+    except (OSError, ValueError) as error:
         # Its text may hold what the organization wrote; one line of it is enough.
-        reason = " ".join(str(error).split())[:200]
+        reason = printable(" ".join(str(error).split()))
         raise InputError(f"{path}: cannot be read as a statement: {reason}") from None
     if statement.organization != path.stem:
         raise InputError(f"{path}: holds the statement of another organization; it should be {path.stem}'s own")
@@ -255,26 +276,3 @@ def _read_statement(path: Path) -> Statement:
 
 def _line(line: RoundLine) -> str:
     return json.dumps(asdict(line)) + "\n"
-
-
-def _json(values: Any) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

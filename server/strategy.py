@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from common import messages
-from common.adapter import Adapter, AdapterError, Shapes, from_bytes
+from common.adapter import Adapter, AdapterError, Shapes, check, from_bytes
 from common.errors import Refused
 from common.plan import Plan
 from common.protocol import TrainRequest
@@ -98,12 +99,17 @@ class LoraAveraging(Strategy):
     def _screen(self, replies: Iterable[Message]) -> dict[str, Adapter]:
         """The updates with the exact names, shapes, types and finite values; the others are refused by name."""
         updates: dict[str, Adapter] = {}
+        adapter = from_bytes(self._adapter, self._shapes)
         for reply in replies:
             name = self.roster.name_of(reply.metadata.src_node_id)
             try:
                 release = messages.unpack_release(reply.content)
                 self._registry.note(name, release.head)
-                updates[name] = from_bytes(release.update, self._shapes)
+                update = from_bytes(release.update, self._shapes)
+                # Where each adapter after its own update is finite, so is the one after their mean.
+                with np.errstate(over="ignore"):
+                    check(add(adapter, update), self._shapes)
+                updates[name] = update
             except (Refused, messages.MessageError, AdapterError) as error:
                 self.outcome.refused[name] = str(error)
         return updates

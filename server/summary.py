@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common import logs
+from common.untrusted import printable, printable_lines
 from server.run_directory import RunDirectory
 
 
@@ -34,8 +35,8 @@ def print_summary(
     _print_quality(directory, console)
     for prompt, before, after in answers:
         console.print(f"\n[bold]{escape(prompt)}[/bold]")
-        console.print(f"  before  {escape(before)}", highlight=False)
-        console.print(f"  after   [green]{escape(after)}[/green]", highlight=False)
+        console.print(f"  before  {escape(printable_lines(before))}", highlight=False)
+        console.print(f"  after   [green]{escape(printable_lines(after))}[/green]", highlight=False)
     path = directory.path
     console.print(f"\nadapter         {path / 'adapter'}", highlight=False, soft_wrap=True)
     console.print(f"privacy report  {path / 'privacy' / 'report.html'}", highlight=False, soft_wrap=True)
@@ -58,7 +59,7 @@ def _print_cost(report: dict[str, Any], console: Console) -> None:
     for item in report["organizations"]:
         mechanism = item["mechanisms"][0]
         table.add_row(
-            item["name"],
+            escape(printable(item["name"], 40)),
             str(item["public_size"]),
             f"{mechanism['sample_rate']:.4f}",
             f"{mechanism['noise_multiplier']:.3f}",

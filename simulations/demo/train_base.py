@@ -217,7 +217,9 @@ def main() -> None:
     tokenizer.save_pretrained(options.out)
     # Half precision halves the file; it is read back in single precision.
     model.half().save_pretrained(options.out)
-    stored = AutoModelForCausalLM.from_pretrained(options.out, dtype=torch.float32)
+    stored = AutoModelForCausalLM.from_pretrained(
+        options.out, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     print(f"held-out loss as stored: {held_out_loss(stored, tokenizer, unseen, 1000):.4f}")
 
 

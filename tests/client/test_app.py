@@ -17,7 +17,7 @@ from client import app as client_app
 from client.app import answer, app
 from common import messages
 from common.errors import Refused
-from common.protocol import Participant
+from common.protocol import Participant, TrainRequest
 from tests.client.vaults import Echo, Gate, open_vault, request_for, served, write_organization
 from tests.conftest import MakePlan
 
@@ -157,6 +157,20 @@ def test_the_reply_goes_to_whoever_asked(tmp_path: Path) -> None:
     assert reply.metadata.reply_to_message_id == "id-1"
     assert reply.metadata.message_type == messages.DESCRIBE
     assert not reply.has_error()
+
+
+@pytest.mark.parametrize("field", ["_ttl", "_created_at"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e300])
+def test_whatever_a_message_says_of_its_time_it_is_answered(field: str, value: float, tmp_path: Path) -> None:
+    asked = message(messages.DESCRIBE, messages.pack_query())
+    asked.metadata.__dict__[field] = value
+    train = message(messages.TRAIN, messages.pack_train(TrainRequest("r", 1, b"{}", "f", b"adapter")))
+    train.metadata.__dict__[field] = value
+    with served(Echo(), tmp_path / "vault.sock"):
+        reply = app(message=asked, context=context(socket=str(tmp_path / "vault.sock")))
+        release = app(message=train, context=context(socket=str(tmp_path / "vault.sock")))
+    assert messages.unpack_description(reply.content).organization == "echo"
+    assert messages.unpack_release(release.content).update == b"adapter"
 
 
 @pytest.mark.parametrize(("ttl", "patience"), [(600.0, 0.1), (0.1, 10.0)], ids=["no patience", "no time left"])

@@ -76,6 +76,11 @@ def test_epsilon_has_four_decimals() -> None:
     assert Decimal(repr(value)) == round(Decimal(repr(value)), 4)
 
 
+def test_where_the_floats_of_prv_do_not_reach_the_looser_bound_is_given() -> None:
+    mechanism = Mechanism(0.01, 1.0, 10)
+    assert epsilon(mechanism, 1e-18) == epsilon(mechanism, 1e-18, "rdp") > 0
+
+
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, 2.0, math.nan])
 def test_an_impossible_delta_is_refused(delta: float) -> None:
     with pytest.raises(ValueError, match="delta"):

@@ -135,7 +135,7 @@ def test_an_app_without_components_is_refused(values: dict[str, Any]) -> None:
         b"\xff",
         b"tool = 1",
         b"[tool]\nflwr = 1979-05-27",
-        b"a = " + b"[" * 30000,
+        b"a = " + b"[" * 8000,
         b"a = " + b"9" * 5000,
     ],
 )

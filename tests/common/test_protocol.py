@@ -125,6 +125,26 @@ def test_a_statement_with_mechanisms_that_are_none_is_refused(mechanisms: Any) -
         Statement.from_dict({**sent(STATEMENT.to_dict()), "mechanisms": mechanisms})
 
 
+@pytest.mark.parametrize(
+    ("rate", "sigma", "steps", "delta"),
+    [
+        (True, 1.0, 1, 1e-5),
+        (0.5, True, 1, 1e-5),
+        (0.5, 1e300, 1, 1e-5),
+        (5e-324, 1.0, 1, 1e-5),
+        (0.5, 1.0, 10**15, 1e-5),
+        (0.5, 1.0, 1, 5e-324),
+    ],
+)
+def test_numbers_that_no_accountant_can_compute_with_are_refused(
+    rate: float, sigma: float, steps: int, delta: float
+) -> None:
+    """They would end the report of everybody, or fill the coordinator's memory."""
+    mechanism = {"kind": "poisson-gaussian", "sample_rate": rate, "noise_multiplier": sigma, "steps": steps}
+    with pytest.raises(ValueError):
+        Statement.from_dict({**sent(STATEMENT.to_dict()), "mechanisms": [mechanism], "delta": delta})
+
+
 def test_a_value_of_another_type_is_refused_in_every_field() -> None:
     whole = sent(STATEMENT.to_dict())
     numbers = {"epsilon", "delta", "public_size"}

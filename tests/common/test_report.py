@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from common.mechanism import Mechanism
 from common.protocol import SIMULATED, Lifetime, Statement
-from common.report import NOT_COVERED, build_report, guarantee, printable, problems, two_decimals, warnings
+from common.report import NOT_COVERED, build_report, guarantee, problems, two_decimals, warnings
 from common.signing import StatementKey
+from common.untrusted import printable
 from tests.server.signed_run import PLAN, RUN, signed, simulated, statement
 
 KEY, OTHER = StatementKey.generate(), StatementKey.generate()

@@ -13,6 +13,7 @@ from common.adapter import Adapter
 from server.aggregate import add, weighted_mean
 
 A, B = "q_proj.lora_A.weight", "q_proj.lora_B.weight"
+TINY = 1.5e-45  # the smallest number of float32
 VALUES = st.floats(-1e3, 1e3, width=32)
 WEIGHTS = st.floats(1e-3, 1e6) | st.integers(1, 10**9)
 
@@ -57,7 +58,7 @@ def test_the_mean_is_that_of_a_plain_loop(federation: tuple[list[Adapter], list[
         assert (tensor.dtype, tensor.shape) == (np.float32, updates[0][name].shape)
         for place in np.ndindex(tensor.shape):
             largest = max(abs(float(update[name][place])) for update in updates)
-            assert abs(float(tensor[place]) - slow_mean(updates, weights, name, place)) <= 1e-6 * largest
+            assert abs(float(tensor[place]) - slow_mean(updates, weights, name, place)) <= 1e-6 * largest + TINY
 
 
 @settings(deadline=None, max_examples=60)
