@@ -34,7 +34,7 @@ from tests.client.kills import (
 from tests.client.vaults import LONG, VaultProcess, wait_until
 from tests.conftest import MakePlan
 
-PROCESS_KILLS = int(os.environ.get("SOTTO_SOAK_KILLS", "20"))
+PROCESS_KILLS = int(os.environ.get("SOTTO_SOAK_KILLS", "12"))
 
 
 def fill(disk: Path) -> Path:

@@ -32,7 +32,7 @@ from tests.federation.harness import (
 
 NAMES = ["a", "b"]
 ROUNDS, STEPS = 4, 20
-KILLS = int(os.environ.get("SOTTO_SOAK_KILLS", "8"))
+KILLS = int(os.environ.get("SOTTO_SOAK_KILLS", "6"))
 # What is in the command line of each kind of process, in the order in which it is looked for.
 KINDS = {
     "door": ("server.door",),
