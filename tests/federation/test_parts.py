@@ -12,15 +12,21 @@ import pytest
 from tests.conftest import ROOT
 from tests.federation.harness import Federation, texts
 
+# As if they were not installed: also for those who only look whether they are.
 BLOCKER = """
 import sys
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {names}:
-            raise ModuleNotFoundError(f"{{name}} is not installed for this part", name=name)
+class Without:
+    def __init__(self, finder):
+        self._finder = finder
 
-sys.meta_path.insert(0, Absent())
+    def __getattr__(self, name):
+        return getattr(self._finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in {names} else self._finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
 """
 TRAINING = {"torch", "transformers", "peft", "opacus", "tokenizers", "matplotlib", "jinja2", "tensorboardX"}
 # httpx stays: transformers needs it.
