@@ -242,3 +242,18 @@ def test_a_file_of_settings_that_never_ends_is_refused_in_one_short_line(what: s
             kind.read(path)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 3000
+
+
+def test_a_file_of_settings_is_never_cut_to_its_first_bytes(path: Path) -> None:
+    for kind, (text, _) in TEXTS.items():
+        path.write_bytes(text + b"#" * (2**16 - len(text)))
+        assert kind.read(path).model_dump() == validate(FILES[kind], kind, "the test's").model_dump()
+        path.write_bytes(text + b"#" * (2**16 - len(text) + 1))
+        with pytest.raises(InputError, match="should have at most 65536 bytes"):
+            kind.read(path)
+
+
+def test_an_integer_that_python_does_not_write_is_named(path: Path) -> None:
+    path.write_bytes(TEXTS[Plan][0].replace(b"seed = 0", b"seed = 0x" + b"f" * 60_000, 1))
+    with pytest.raises(InputError, match=r"lora\.seed = an endless integer"):
+        Plan.read(path)

@@ -334,3 +334,25 @@ def test_a_damaged_vault_is_no_vault_to_its_relay(
         assert Description.from_json(said.to_json()) == said
     else:
         assert Statement.from_json(said.to_json()) == said
+
+
+ORDERS: dict[str, Callable[[pb.ReleasePart, pb.ReleasePart], list[pb.ReleasePart]]] = {
+    "two heads": lambda head, data: [head, head, data],
+    "a head after the data": lambda head, data: [head, data, head, data],
+    "data before the head": lambda head, data: [data, head, data],
+    "an empty piece": lambda head, data: [head, pb.ReleasePart(data=b""), data],
+    "an empty part": lambda head, data: [head, pb.ReleasePart(), data],
+    "a refusal after the data": lambda head, data: [head, data, pb.ReleasePart(refusal=pb.Refusal(code="busy"))],
+    "data twice": lambda head, data: [head, data, data],
+    "nothing": lambda head, data: [],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_release_out_of_order_is_none(scripted: tuple[Scripted, RemoteVault], order: str) -> None:
+    handler, vault = scripted
+    handler.replies = [part.SerializeToString() for part in good_release()]
+    assert vault.train(REQUEST) == Release(UPDATE, HEAD)
+    handler.replies = [part.SerializeToString() for part in ORDERS[order](*good_release())]
+    with pytest.raises(Refused):
+        vault.train(REQUEST)
