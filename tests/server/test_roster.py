@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -156,6 +157,19 @@ def test_an_organization_that_comes_back_as_another_node_keeps_its_name(nodes: N
     nodes.answers[7] = organization("a")
     assert look(roster) == {"a": 7}
     assert roster.name_of(1) == "a", "what it answered as the earlier node still counts"
+
+
+def test_only_nodes_of_registered_organizations_take_part_and_under_their_own_names(nodes: Nodes) -> None:
+    nodes.answers = {1: organization("a"), 2: organization("b"), 3: organization("a"), 4: organization("c")}
+    registered = {1: "a", 2: "a-friend", 4: "c"}
+    roster = Roster(nodes, registered.get)
+    assert look(roster) == {"a": 1, "c": 4}
+    assert nodes.asked(3, messages.DESCRIBE) == 0, "who is not registered is not even asked"
+    assert roster.silent == {2: "it is registered for 'a-friend' and says that it is 'b'"}
+    del registered[4]
+    assert look(roster) == {"a": 1}, "who is revoked is out at once"
+    registered[2] = "b"
+    assert look(roster, 0.5) == {"a": 1, "b": 2}
 
 
 def test_an_organization_comes_back_although_flower_has_not_noticed_that_its_node_died(nodes: Nodes) -> None:
@@ -318,6 +332,56 @@ def test_a_living_node_that_stays_silent_is_waited_for_to_the_end_and_no_longer(
     _, said = ask(nodes, "a", "b", enough=1, timeout=1.5)
     assert said == {"b": "b"}
     assert 1.4 < time.monotonic() - begin < 30
+
+
+def answers_when_asked_again(name: str, nodes: Nodes, away: bool) -> Answer:
+    """Takes the first message and dies; as another process under the same number, it knows nothing of it."""
+    asked: list[str] = []
+
+    def answer(message: Message) -> Message | None:
+        identity = message.metadata.message_id
+        if message.metadata.message_type == messages.DESCRIBE or identity in asked[1:]:
+            return organization(name)(message)
+        if identity not in asked:
+            asked.append(identity)
+            if away and len(asked) == 1:
+                nodes.answers.pop(1)
+                threading.Timer(0.2, lambda: nodes.answers.update({1: answer})).start()
+        return None
+
+    return answer
+
+
+def test_a_node_that_was_away_is_asked_again_although_its_number_is_the_same(nodes: Nodes) -> None:
+    nodes.answers = {1: answers_when_asked_again("a", nodes, away=True)}
+    _, said = ask(nodes, "a", enough=1)
+    assert said == {"a": "a"}
+    assert nodes.asked(1, "train") == 2
+
+
+def test_a_node_that_is_silent_for_long_is_asked_again(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.exchange, "_SILENT_SECONDS", 0.3)
+    nodes.answers = {1: answers_when_asked_again("a", nodes, away=False)}
+    _, said = ask(nodes, "a", enough=1)
+    assert said == {"a": "a"}
+    assert nodes.asked(1, "train") == 2
+
+
+def test_an_earlier_message_may_still_be_answered(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that only seemed to be silent answers what it was asked first."""
+    monkeypatch.setattr(server.exchange, "_SILENT_SECONDS", 0.3)
+    first: list[str] = []
+
+    def slow(message: Message) -> Message | None:
+        if message.metadata.message_type == messages.DESCRIBE:
+            return organization("a")(message)
+        first.append(message.metadata.message_id)
+        again = nodes.asked(1, "train") > 1
+        return organization("a")(message) if again and message.metadata.message_id == first[0] else None
+
+    nodes.answers = {1: slow}
+    _, said = ask(nodes, "a", enough=1)
+    assert said == {"a": "a"}
 
 
 def test_a_node_that_always_fails_is_given_up_in_time(nodes: Nodes) -> None:
