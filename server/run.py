@@ -182,7 +182,8 @@ def _pass_on(directory: RunDirectory, observer: Observer, told: Status, status: 
         if line.round > done:
             observer.finished(line)
             done = line.round
-    if status.state == "running":
+    # The line of a round may be there before the last answer of that round was told.
+    if status.state == "running" and status.round > done:
         if (status.round, status.organizations) != (told.round, told.organizations):
             observer.started(status.organizations, status.round - 1)
             told = Status("running", status.round, status.organizations)

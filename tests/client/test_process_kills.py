@@ -88,7 +88,7 @@ def test_a_vault_whose_disk_is_full_refuses_and_goes_on_when_there_is_space_agai
         assert books() == (["test-run"], {("test-run", 1): release.update})
         code, log = vault.end(signal.SIGTERM)
     assert code == 0
-    assert log.count("OperationalError: database or disk is full") == 2
+    assert log.count("OperationalError (SQLITE_FULL)") == 2
 
 
 def is_charged(asked: RemoteVault, run: str) -> bool:

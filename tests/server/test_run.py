@@ -20,7 +20,7 @@ from server.begin import start_run
 from server.flower import Flower
 from server.observer import Observer
 from server.progress import ProgressBar
-from server.run import _follow, _stopped_on_error
+from server.run import _follow, _pass_on, _stopped_on_error
 from server.run_directory import RoundLine, RunDirectory, Status
 from tests.conftest import MakePlan
 
@@ -116,6 +116,15 @@ def test_the_progress_of_another_process_is_passed_on(directory: RunDirectory) -
         "answered a",
         "finished 2",
     ]
+
+
+def test_nothing_is_told_of_a_round_after_its_line(directory: RunDirectory) -> None:
+    directory.append_round(RoundLine(0, {}))
+    directory.append_round(RoundLine(1, {}))
+    recorder = Recorder()
+    told = Status("running", 1, ["a", "b"], ["a"])
+    assert _pass_on(directory, recorder, told, Status("running", 1, ["a", "b"], ["a", "b"]), 0) == 1
+    assert recorder.said == ["finished 1"]
 
 
 def test_who_is_waited_for_is_named(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
