@@ -15,7 +15,7 @@ import pytest
 from tests.federation.harness import Federation, charged, lines, texts, wait_for_round, wait_until
 
 STEPS = 10
-SHORT = {"min_organizations": 1, "round_timeout": 10.0}
+SHORT = {"min_organizations": 1, "round_timeout": 25.0}
 
 
 @contextlib.contextmanager
