@@ -6,6 +6,7 @@ import logging
 
 from common.errors import Refused
 from common.failure import failure
+from common.untrusted import printable
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def refusal_for(error: BaseException, task: str) -> Refused:
         task: what failed, for the log.
     """
     if isinstance(error, Refused):
-        _log.warning("%s was refused: %s", task, str(error)[:_MOST_CHARACTERS])
+        _log.warning("%s was refused: %s", printable(task), printable(str(error), _MOST_CHARACTERS))
         return error
-    _log.error("%s failed: %s", task, failure(error))
+    _log.error("%s failed: %s", printable(task), failure(error))
     return Refused("training-failed", "")
