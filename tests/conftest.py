@@ -12,7 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # as in sotto.py: programs are started beside open channels
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny models a second thread costs more than it gives
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no worker waits for another one at the end."""
     longest = ("tests/federation/", "tests/client/test_process_kills.py", "tests/mutants/")
     items.sort(key=lambda item: not item.nodeid.startswith(longest))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What was logged goes from a worker as UTF-8, which has no half surrogates; some tests log them."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")
