@@ -174,7 +174,7 @@ class _Lines(logging.Handler):
             encoding = stream.encoding or "utf-8"
             stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
             stream.flush()
-        except Exception:
+        except Exception:  # as every handler of `logging` does: a log must not stop what it tells of
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the interface is logging's

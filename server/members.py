@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from common.errors import SottoError
@@ -23,6 +24,7 @@ class Members:
         self._folder = folder
         self._registry = Registry(folder)
         self._read_at: int | None = None
+        self._files_read: frozenset[tuple[str, int, int]] | None = None
         self._names: dict[NodePublicKey, str] = {}
         self._nodes: dict[str, int] = {}
         self._by_node: dict[int, str] = {}
@@ -56,14 +58,33 @@ class Members:
             changed_at = 0
         if changed_at == self._read_at:
             return
+        files = self._files()
+        if files == self._files_read:
+            # Only heads of ledgers changed, as they do in every round: no key need be read again.
+            self._read_at = self._settled(changed_at)
+            return
         try:
             keys, self._nodes = self._registry.node_keys(), self._registry.node_ids()
             self._revoked = self._registry.revoked()
         except (OSError, ValueError, SottoError):
             # Read in the middle of a change, or broken: nobody enters until it can be read.
-            self._names, self._by_node, self._read_at = {}, {}, None
+            self._names, self._by_node, self._read_at, self._files_read = {}, {}, None, None
             return
         self._names = {key: name for name, key in keys.items()}
         self._by_node = {node: name for name, node in self._nodes.items() if name in keys}
+        self._files_read, self._read_at = files, self._settled(changed_at)
+
+    def _files(self) -> frozenset[tuple[str, int, int]]:
+        """Names, numbers and times of the files beside the heads. A file that is replaced differs."""
+        found = set()
+        for path in self._folder.glob("*"):
+            if path.suffix not in (".head", ".part"):
+                with suppress(FileNotFoundError):
+                    status = path.stat()
+                    found.add((path.name, status.st_ino, status.st_mtime_ns))
+        return frozenset(found)
+
+    @staticmethod
+    def _settled(changed_at: int) -> int | None:
         # Clocks of file systems are coarse: a second change may get the time of the first.
-        self._read_at = changed_at if time.time_ns() - changed_at > _COARSE_NS else None
+        return changed_at if time.time_ns() - changed_at > _COARSE_NS else None
