@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -312,42 +311,55 @@ def test_a_caller_that_goes_away_finds_its_release_when_it_comes_back(
     assert ledger.settled_rounds("test-run") == [1]
 
 
-def test_a_ninth_caller_is_told_that_the_vault_is_busy(socket: Path, stub: Any, make_plan: MakePlan) -> None:
-    gate = Gate(Echo())
+def fill(stub: Any, vault: RemoteVault, request: TrainRequest) -> list[Any]:
+    """Calls for the same training, as many as it takes until the vault has no place for another caller.
+
+    A call is refused where the question whether the vault is full had the last place, so that one more is made.
+    """
+    calls: list[Any] = []
 
     def full() -> bool:
-        try:
-            vault.describe()
-        except Refused as refusal:
-            assert refusal.code == "busy"  # noqa: PT017
-            return True
+        calls.append(stub.Train(parts(request), timeout=LONG))
+        return not has_a_place(vault)
+
+    wait_until(full, "a vault without a place")
+    return calls
+
+
+def has_a_place(vault: RemoteVault) -> bool:
+    try:
+        return vault.describe().organization == "echo"
+    except Refused as refusal:
+        assert refusal.code == "busy"  # noqa: PT017
         return False
 
+
+def answer(call: Any) -> bytes | None:
+    """What a call brought; None if it was refused a place."""
+    try:
+        return b"".join(part.data for part in call)
+    except grpc.RpcError as error:
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # noqa: PT017
+        return None
+
+
+def test_a_ninth_caller_is_told_that_the_vault_is_busy(socket: Path, stub: Any, make_plan: MakePlan) -> None:
+    gate = Gate(Echo())
+    request = request_for(make_plan())
     with served(gate, socket), remote(socket) as vault:
-        calls = [stub.Train(parts(request_for(make_plan())), timeout=LONG) for _ in range(8)]
-        wait_until(full, "eight callers")
+        calls = fill(stub, vault, request)
         gate.open()
-        assert len({b"".join(part.data for part in call) for call in calls}) == 1
-        wait_until(lambda: not full(), "an answer")
-    assert len(gate.trained) >= 1
+        answers = [answer(call) for call in calls]
+        assert [received for received in answers if received is not None] == [request.adapter] * 8
+        wait_until(lambda: has_a_place(vault), "an answer")
 
 
 def test_callers_that_went_away_keep_nobody_out(socket: Path, stub: Any, make_plan: MakePlan) -> None:
     gate = Gate(Echo())
-
-    def answered() -> bool:
-        try:
-            return vault.describe().organization == "echo"
-        except Refused:
-            return False
-
     with served(gate, socket), remote(socket) as vault:
-        calls = [stub.Train(parts(request_for(make_plan())), timeout=LONG) for _ in range(8)]
-        gate.wait_reached()
-        time.sleep(0.3)  # so that they all wait for the training
-        for call in calls:
+        for call in fill(stub, vault, request_for(make_plan())):
             call.cancel()
-        wait_until(answered, "an answer")
+        wait_until(lambda: has_a_place(vault), "an answer")
         with pytest.raises(Refused, match="one request is trained at a time"):
             vault.train(request_for(make_plan(), 2))
         gate.open()
