@@ -395,50 +395,54 @@ def merge(
 @app.command()
 def evaluate(
     result: Result,
-    data: Annotated[Path, typer.Option(help="Records: .jsonl or .jsonl.gz.")],
-    template: Annotated[str | None, typer.Option(help="Text of a record, where the folder holds no plan.")] = None,
+    data: Annotated[Path, typer.Option(help="Records: .jsonl, .csv or .parquet; .gz.")],
+    plan: Annotated[Path | None, typer.Option(help="The plan with the task, where the folder holds none.")] = None,
+    template: Annotated[str | None, typer.Option(help="Text of a record, in place of the plan's.")] = None,
+    by: Annotated[str | None, typer.Option(help="A field whose values make groups to compare.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a model on public records."""
-    from common.plan import Task
-    from common.settings import validate
-    from server.evaluate import evaluate
+    """Evaluate a model on public records, for all of them and by group."""
+    from server.evaluate import evaluate, print_evaluation, task_section
     from server.result import load_result
 
     with _errors.status("evaluating"):
-        model, tokenizer, plan = load_result(result)
-        if template is not None:
-            section = validate({"template": template}, Task, "--template")
-        else:
-            section = plan.task if plan else Task()
-        metrics = evaluate(model, tokenizer, section, data)
+        model, tokenizer, own = load_result(result, plan)
+        section = task_section(own, template)
+        metrics, groups = evaluate(model, tokenizer, section, data, by)
     if as_json:
-        _print_json(metrics)
+        _print_json({**metrics, **({} if groups is None else {"by": groups.to_dict()})})
         return
-    for name, value in metrics.items():
-        _screen.print(f"{name:12} {value:.6g}", highlight=False)
+    print_evaluation(metrics, groups, _screen)
 
 
 @app.command()
 def generate(
     result: Result,
-    prompt: Annotated[list[str], typer.Option(help="Text to continue; may be given more than once.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="May be given more than once.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 80,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens only.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a model continue prompts."""
-    from server.generate import generate
+    """Let a model continue prompts, or answer them if it was trained for chat."""
+    from server.generate import Sampling, generate, read_prompts
     from server.result import load_result
 
-    with _errors.status("generating"):
-        model, tokenizer, _ = load_result(result)
-        texts = [generate(model, tokenizer, text, max_new_tokens, temperature) for text in prompt]
+    asked = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
+    if not asked:
+        raise InputError("there is no prompt; give --prompt TEXT or --prompts FILE")
+    sampling = Sampling(max_new_tokens, temperature, top_p, tuple(stop or ()))
+    with _errors.status("loading"):
+        model, tokenizer, plan = load_result(result)
+    section = plan.task if plan else None
+    texts = {}
+    for text in asked:
+        show = None if as_json else _stream
+        texts[text] = generate(model, tokenizer, text, sampling, section, show)
     if as_json:
-        sys.stdout.write(json.dumps(dict(zip(prompt, texts, strict=True)), ensure_ascii=False) + "\n")
-        return
-    for text in texts:
-        _screen.print(escape(printable_lines(text)), highlight=False, soft_wrap=True)
+        sys.stdout.write(json.dumps(texts, ensure_ascii=False) + "\n")
 
 
 @init.command("plan")
@@ -498,6 +502,10 @@ def _print_stopped(again: str) -> None:
         logs.report(f"stopped; continue with: {again}")
     else:
         _errors.print(f"stopped; continue with: {escape(again)}", soft_wrap=True)
+
+
+def _stream(text: str) -> None:
+    _screen.print(escape(printable_lines(text)), end="", highlight=False, soft_wrap=True)
 
 
 def _report(text: str) -> None:

@@ -22,6 +22,7 @@ from client.entropy import SystemEntropy
 from client.private import PerExampleGradients, add_noise, clipped_sum, micro_batches
 from common.tasks import Example
 from common.tasks.causal_lm import CausalLM
+from common.tasks.section import TaskSection
 
 LENGTH, BATCH, VOCABULARY = 64, 32, 8192
 
@@ -54,7 +55,7 @@ def lora_model(hidden: int, layers: int, method: str) -> torch.nn.Module:
 
 def steps(model: torch.nn.Module) -> tuple[Callable[[], None], Callable[[], None]]:
     """A DP-SGD step and a plain step on one batch."""
-    task = CausalLM("{text}", LENGTH, Tokens())
+    task = CausalLM(TaskSection(max_length=LENGTH), Tokens())
     ids = torch.randint(3, VOCABULARY, (BATCH, LENGTH - 1)).tolist()
     batch = [(Example(tuple(row), tuple(row)),) for row in ids]
     parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}

@@ -10,12 +10,14 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from common.records import Record
-from common.tasks import Example, Task
+from client.organization import Organization
+from common.records import Placed, Record, placed_records
+from common.tasks import Example, Task, UnusableError
 
 _log = logging.getLogger(__name__)
 
-# What is added or removed as a whole: the examples of one record, or of one user. Empty if none can contribute.
+# What is added or removed as a whole: the examples of one record (one, or windows of it), or those of all
+# records of one user. Empty if none can contribute.
 Unit = tuple[Example, ...]
 
 
@@ -34,6 +36,20 @@ class EncodedRecords:
     unusable: int
 
 
+def load_records(organization: Organization) -> list[Placed]:
+    """The records of an organization under the names that plans use, each with where it stands.
+
+    Raises:
+        InputError: they cannot be read; for the organization's own terminal.
+    """
+    names = organization.data.fields or {}
+    placed = placed_records(organization.path(organization.data.train))
+    return [
+        (place, {**record, **{name: record[own] for name, own in names.items() if own in record}})
+        for place, record in placed
+    ]
+
+
 def encode(records: Iterable[Record], task: Task, user_field: str | None = None) -> EncodedRecords:
     """Encode records one by one, and put those of a user together.
 
@@ -44,18 +60,19 @@ def encode(records: Iterable[Record], task: Task, user_field: str | None = None)
     """
     every = list(records)
     groups = [[record] for record in every] if user_field is None else group_by_user(every, user_field)
-    units = tuple(
-        tuple(example for record in group if (example := _encode(record, task)) is not None) for group in groups
-    )
-    return EncodedRecords(units, len(every) - sum(map(len, units)))
+    encoded = [[_encode(record, task) for record in group] for group in groups]
+    units = tuple(tuple(example for record in group for example in record) for group in encoded)
+    return EncodedRecords(units, len(every) - sum(bool(record) for group in encoded for record in group))
 
 
-def _encode(record: Record, task: Task) -> Example | None:
+def _encode(record: Record, task: Task) -> Unit:
     try:
         return task.encode(record)
+    except UnusableError:
+        return ()
     except Exception as error:  # whatever a record is, training goes on without it
         _log.warning("a record cannot be encoded: %s", type(error).__name__)  # the text may hold the record
-        return None
+        return ()
 
 
 def group_by_user(records: Iterable[Record], user_field: str) -> list[list[Record]]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, PositiveInt, model_validator
 
 from common.errors import Refused
 from common.plan import Name, Plan
 from common.settings import Section, SettingsFile
+from common.tasks.section import Kind
 
 
 class Data(Section):
     """The private records. Nothing here but `unit` and `public_size` ever leaves."""
 
     train: str = Field(examples=["records.jsonl"])
-    """JSON Lines (.jsonl, .jsonl.gz), UTF-8."""
+    """JSON Lines (.jsonl) or CSV with a line of names (.csv), both in UTF-8 and perhaps with .gz; .parquet; or a
+    folder of the datasets library."""
+    fields: dict[str, str] | None = Field(default=None, examples=[{"text": "letter", "label": "outcome"}])
+    """Names that plans use, and what these fields are called in the records."""
     unit: Literal["example", "user"] = "example"
     """What is protected, for ever: "example" is one record, "user" is one user with all their records. Plans with
     the other unit are refused."""
@@ -52,7 +56,7 @@ class Policy(Section):
     """approved: those that `sotto client approve` recorded. any-within-policy: any that this section allows."""
     approvals: str = "approved-plans.txt"
     """Where approved plans are recorded."""
-    tasks: list[str] = ["causal-lm"]
+    tasks: list[Kind] = list(get_args(Kind))
     """Kinds of task that a plan may have."""
     max_rounds: PositiveInt = 1000
     """Rounds of a plan at most."""

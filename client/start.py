@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from client.data import group_by_user
+from client.data import group_by_user, load_records
 from client.entropy import Entropy
 from client.ledger import Ledger
 from client.organization import Organization
@@ -23,7 +23,7 @@ from common.errors import InputError
 from common.lock import Held, exclusive
 from common.model import LoraModel
 from common.protocol import SAME_USER, SEPARATE_USERS
-from common.records import Record, read_records
+from common.records import Record
 from common.signing import StatementKey
 
 _POLL_SECONDS = 0.1
@@ -71,7 +71,7 @@ def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy)
     device = open_device(organization.vault.device)
     for name in organization.models:
         listed_folder(organization, name)
-    records = read_records(organization.path(organization.data.train))
+    records = [record for _, record in load_records(organization)]
     held = held_records(records, organization)
     ledger = Ledger(
         ledger_path,

@@ -12,6 +12,7 @@ import logging
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -21,11 +22,11 @@ from client.entropy import Entropy
 from client.ledger import Ledger
 from client.organization import Organization
 from client.policy import lifetime_cap, run_mechanism
-from client.private import GuaranteeError, Step, train
+from client.private import GuaranteeError, Parameters, Step, train
 from client.reservation import Reservation
 from client.verification import GRADIENT_TOLERANCE, verify_training
 from common.accounting import epsilon
-from common.adapter import Adapter, AdapterError, from_bytes, subtract, to_bytes
+from common.adapter import Adapter, AdapterError, from_bytes, is_lora, subtract, to_bytes
 from common.errors import InputError, Refused
 from common.failure import failure
 from common.model import LoraModel
@@ -213,7 +214,7 @@ class Vault:
     ) -> Adapter:
         model = prepared.model
         model.load(adapter)
-        parameters = model.trained_parameters()
+        parameters = model.trained_parameters(head_only=request.round <= plan.training.head_rounds)
         step = Step(
             sample_rate=charged.mechanism.sample_rate,
             batch_size=plan.training.batch_size,
@@ -229,7 +230,7 @@ class Vault:
             prepared.records.units,
             step,
             plan.training.local_steps,
-            make_optimizer(plan, list(parameters.values()), request.round),
+            make_optimizer(plan, parameters, request.round),
             self._entropy.stream(self._organization.name, request.run, request.round),
         )
         return subtract(model.adapter(), adapter)
@@ -260,10 +261,13 @@ def _check_fingerprint(model: LoraModel, expected: str) -> None:
         )
 
 
-def make_optimizer(plan: Plan, parameters: list[torch.nn.Parameter], round_number: int) -> torch.optim.Optimizer:
-    """The local optimizer of a round, without any state."""
+def make_optimizer(plan: Plan, parameters: Parameters, round_number: int) -> torch.optim.Optimizer:
+    """The local optimizer of a round, without any state; a head has its own learning rate."""
     training = plan.training
-    rate = training.rate(round_number)
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for name, parameter in parameters.items() if is_lora(name) == lora], "lr": rate}
+        for lora, rate in ((True, training.rate(round_number)), (False, training.head_rate(round_number)))
+    ]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum)
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+        return torch.optim.SGD(groups, momentum=training.momentum)
+    return torch.optim.AdamW(groups, weight_decay=0.0)

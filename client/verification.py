@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from client.private import GuaranteeError, MicroBatch, Parameters, PerExampleGradients
+from common.adapter import is_lora
 from common.tasks import Example, Task, padded_length
 
 # Relative difference from a plain loop that the base model's precision explains.
@@ -30,7 +31,8 @@ def verify_training(model: torch.nn.Module, parameters: Parameters, task: Task, 
     Raises:
         GuaranteeError: the first thing that is not as it should be.
     """
-    every = {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
+    live = {id(parameter) for parameter in parameters.values()}
+    every = {name: tensor for name, tensor in model.named_parameters() if is_lora(name) or id(tensor) in live}
     before = {name: tensor.detach().clone() for name, tensor in every.items()}
     examples = tuple(task.synthetic(_EXAMPLES))
     batch = MicroBatch(examples, max(padded_length(len(example)) for example in examples), _EXAMPLES)

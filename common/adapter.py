@@ -1,6 +1,7 @@
-"""The adapter: LoRA tensors by name, as plain arrays, and as safetensors bytes.
+"""The adapter: LoRA tensors and those of a head by name, as plain arrays, and as safetensors bytes.
 
-Names are PEFT's own, as in `adapter_model.safetensors`. Nothing here knows a model, Flower or a file.
+Names of LoRA tensors are PEFT's own, as in `adapter_model.safetensors`; a head's begin with "head.". Nothing here
+knows a model, Flower or a file.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def check(adapter: Mapping[str, npt.NDArray[Any]], shapes: Shapes) -> None:
 
 
 def initial(shapes: Shapes, seed: int) -> Adapter:
-    """The adapter before any training: A uniform in ±1/√fan_in (PEFT's default), B zero.
+    """The adapter before any training: A uniform in ±1/√fan_in (PEFT's default), B and a head zero.
 
     Philox keyed by the seed and the tensor's name draws the same A for everybody, whatever machine, device or
     version of torch, so that a shared A never has to be sent.
@@ -103,7 +104,7 @@ def initial(shapes: Shapes, seed: int) -> Adapter:
     """
     adapter: Adapter = {}
     for name, shape in shapes.items():
-        if is_b(name):
+        if not is_a(name):
             adapter[name] = np.zeros(shape, np.float32)
             continue
         key = hashlib.sha256(f"{seed}/{name}".encode()).digest()
@@ -112,14 +113,19 @@ def initial(shapes: Shapes, seed: int) -> Adapter:
     return adapter
 
 
-def is_b(name: str) -> bool:
-    """Whether a tensor is a B matrix, the half that starts at zero."""
-    return ".lora_B." in name
+def is_a(name: str) -> bool:
+    """Whether a tensor is an A matrix, the half that is drawn at random."""
+    return ".lora_A." in name
+
+
+def is_lora(name: str) -> bool:
+    """Whether a tensor is one of a LoRA layer; else it is one of the head."""
+    return ".lora_" in name
 
 
 def trained(shapes: Shapes, method: str) -> dict[str, tuple[int, ...]]:
-    """The tensors that an aggregation method trains and sends: B for "ffa", A and B for the others."""
-    return {name: shape for name, shape in shapes.items() if method != "ffa" or is_b(name)}
+    """The tensors that an aggregation method trains and sends: all, but for "ffa" without A."""
+    return {name: shape for name, shape in shapes.items() if method != "ffa" or not is_a(name)}
 
 
 def subtract(left: Adapter, right: Adapter) -> Adapter:

@@ -1,8 +1,7 @@
-"""The base model with one LoRA adapter whose tensors can be swapped; the fingerprint of the base."""
+"""A base model with one adapter, LoRA layers and perhaps a head, whose tensors can be swapped."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from pathlib import Path
@@ -10,28 +9,30 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from common.adapter import Adapter, Shapes, initial, trained
+from common.adapter import Adapter, Shapes, initial, is_lora, trained
+from common.base import fingerprint, load_base
 from common.errors import InputError
+from common.heads import HEAD, HeadedModel, is_causal
 from common.plan import Lora, Plan
 from common.tasks import padded_length
+from common.tasks.section import TaskSection
 
 
 class LoraModel:
-    """A base model, its tokenizer, and LoRA layers on it, ready to train or to evaluate.
+    """A base model, its tokenizer, LoRA layers and, where the task needs one, a head: to train or to evaluate.
 
     Args:
         source: a folder in Hugging Face format, or a name in the local cache of the Hub.
-        plan: says the precision, the LoRA layers, and which of their tensors are trained.
+        plan: says the task, the precision, the LoRA layers, and which of their tensors are trained.
         device: where it lives, for instance "cpu" or "cuda:0".
 
     Attributes:
-        module: the PEFT model, in training mode; LoRA tensors in float32.
+        module: the PEFT model, or a `HeadedModel` around it, in training mode; what is trained is in float32.
+        peft: the PEFT model.
         tokenizer: of the base model.
-        shapes: every LoRA tensor.
-        trained_shapes: the LoRA tensors that the plan trains and sends.
+        shapes: every tensor of the adapter.
+        trained_shapes: those that the plan trains and sends.
         fingerprint: of the base model, see `fingerprint`.
 
     Raises:
@@ -39,43 +40,57 @@ class LoraModel:
     """
 
     def __init__(self, source: str, plan: Plan, device: str = "cpu") -> None:
-        base, self.tokenizer = load_base(source, plan.model.dtype)
+        base, self.tokenizer = load_base(source, plan.model.dtype, plan.task)
         self.fingerprint = fingerprint(base)
         _check_fits(base, self.tokenizer, plan)
-        self.module: Any = _attach(base, plan.lora).to(device)
+        self.peft: Any = _attach(base, plan).to(device)
+        self.module: Any = with_head(self.peft, plan.task)
         if plan.training.gradient_checkpointing:
             # Only the reentrant kind runs the hooks of per-example gradients; it needs an input with a gradient.
-            self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
-            self.module.enable_input_require_grads()
+            self.peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+            self.peft.enable_input_require_grads()
         # PEFT leaves the modes of layers mixed; the hooks of per-example gradients work in training mode only.
         # With every dropout at zero the two modes compute the same.
         self.module.train()
         self._parameters: dict[str, torch.nn.Parameter] = {
             name.replace(".default.", "."): parameter
-            for name, parameter in self.module.named_parameters()
-            if ".lora_" in name
+            for name, parameter in self.peft.named_parameters()
+            if is_lora(name)
         }
+        if isinstance(self.module, HeadedModel):
+            named = self.module.head.named_parameters()
+            self._parameters |= {HEAD + name: parameter for name, parameter in named}
         self.shapes: Shapes = {name: tuple(self._parameters[name].shape) for name in sorted(self._parameters)}
         self.trained_shapes = trained(self.shapes, plan.aggregation.method)
-        for name, parameter in self._parameters.items():
-            parameter.requires_grad_(name in self.trained_shapes)
         self._initial = initial(self.shapes, plan.lora.seed)
         self.load({})
+        self.trained_parameters()
 
     def load(self, adapter: Adapter) -> None:
-        """Set the LoRA tensors; those that `adapter` does not name get their initial values."""
+        """Set the adapter's tensors; those that `adapter` does not name get their initial values."""
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(torch.from_numpy(adapter.get(name, self._initial[name])))
 
     def adapter(self, *, complete: bool = False) -> Adapter:
-        """A copy of the trained tensors, or of all LoRA tensors."""
+        """A copy of the trained tensors, or of all of the adapter."""
         names = self.shapes if complete else self.trained_shapes
         return {name: self._parameters[name].detach().cpu().numpy().copy() for name in names}
 
-    def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The live parameters that training changes, by adapter name, in the order of the names."""
-        return {name: self._parameters[name] for name in self.trained_shapes}
+    def trained_parameters(self, *, head_only: bool = False) -> dict[str, torch.nn.Parameter]:
+        """The live parameters that training changes, by adapter name, in the order of the names.
+
+        From then on these parameters, and no others, get a gradient.
+
+        Args:
+            head_only: leave the LoRA layers as they are.
+        """
+        chosen = {
+            name: self._parameters[name] for name in self.trained_shapes if not (head_only and is_lora(name))
+        }
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in chosen)
+        return chosen
 
 
 def trained_coordinates(plan: Plan) -> int | None:
@@ -88,52 +103,6 @@ def trained_coordinates(plan: Plan) -> int | None:
     if not Path(source).is_dir():
         return None
     return sum(math.prod(shape) for shape in LoraModel(source, plan).trained_shapes.values())
-
-
-def load_base(source: str, dtype: str) -> tuple[Any, Any]:
-    """Load a base model and its tokenizer; safetensors only, no code from the model's folder, no dropout.
-
-    Args:
-        source: a folder, or a name of the Hugging Face Hub.
-        dtype: "float32" or "bfloat16".
-
-    Raises:
-        InputError: it is not there or is not a causal language model.
-    """
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        # The noise of DP-SGD regularizes enough; and without dropout two steps on one batch are equal.
-        for key, value in vars(config).items():
-            if "drop" in key and isinstance(value, float):  # dropout, pdrop, layerdrop
-                setattr(config, key, 0.0)
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        if loading["missing_keys"]:
-            raise ValueError(f"its weights lack {min(loading['missing_keys'])}")
-        if getattr(config, "is_decoder", None) is False:
-            raise ValueError("it is an encoder, which sees the tokens to be predicted")
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"model.base = {source!r}: not a folder or a cached model that can be loaded: {reason}"
-        ) from None
-    return model, tokenizer
-
-
-def fingerprint(base: torch.nn.Module) -> str:
-    """SHA-256 of the names, types, shapes and bytes of all tensors of a base model, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(base.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _check_fits(base: Any, tokenizer: Any, plan: Plan) -> None:
@@ -151,7 +120,21 @@ def _check_fits(base: Any, tokenizer: Any, plan: Plan) -> None:
         )
 
 
-def _attach(base: Any, lora: Lora) -> Any:
+def with_head(peft: Any, section: TaskSection) -> Any:
+    """A model with the head that a task needs, or the model itself if it needs none."""
+    if section.head_outputs is None:
+        return peft
+    pooling = section.pooling if section.kind == "classification" else None
+    if section.kind == "classification" and pooling is None:
+        pooling = "last" if is_causal(peft) else "mean"
+    return HeadedModel(peft, section.head_outputs, pooling).to(next(peft.parameters()).device)
+
+
+_PEFT_TASKS = {"causal-lm": "CAUSAL_LM", "chat": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
+
+
+def _attach(base: Any, plan: Plan) -> Any:
+    lora: Lora = plan.lora
     modules = lora.target_modules
     config = LoraConfig(
         r=lora.rank,
@@ -159,7 +142,8 @@ def _attach(base: Any, lora: Lora) -> Any:
         lora_dropout=0.0,
         bias="none",
         target_modules=modules if isinstance(modules, str) else list(modules),
-        task_type="CAUSAL_LM",
+        task_type=_PEFT_TASKS.get(plan.task.kind, "FEATURE_EXTRACTION"),
+        use_rslora=lora.rslora,
     )
     try:
         with warnings.catch_warnings():
@@ -181,7 +165,7 @@ def _attach(base: Any, lora: Lora) -> Any:
     if unknown:
         raise InputError(f"lora.target_modules = {modules!r}: the base has no module {unknown[0]!r}")
     adapted = [module for module in model.modules() if hasattr(module, "base_layer")]
-    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    ends = (base.get_input_embeddings(), getattr(base, "get_output_embeddings", lambda: None)())
     for module in adapted:
         # Per-example gradients of LoRA on embeddings are not exact; on tied layers the merge is wrong.
         if isinstance(module.base_layer, torch.nn.Embedding) or any(end is module for end in ends):

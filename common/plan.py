@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import string
+import math
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from common.errors import InputError
 from common.settings import Section, SettingsFile, validate
+from common.tasks.section import TaskSection
 
 # The accountant's time grows with the steps; a request must not keep a vault busy for hours.
 MOST_STEPS = 20_000
@@ -38,38 +39,6 @@ class Model(Section):
     """The precision of the frozen base weights; the adapter is always float32."""
 
 
-class Task(Section):
-    """How a record becomes an example, and what its loss is."""
-
-    kind: Literal["causal-lm"] = "causal-lm"
-    """causal-lm: predict each next token of the text."""
-    max_length: int = Field(default=256, ge=2, le=1_000_000)
-    """Tokens of an example at most; what is longer is cut."""
-    template: str = Field(default="{text}", max_length=4096, examples=["{text}"])
-    """The text of a record, its fields in braces. A record without one of the fields contributes nothing."""
-
-    @field_validator("template")
-    @classmethod
-    def _names_plain_fields(cls, value: str) -> str:
-        try:
-            parts = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(value)]
-        except ValueError as error:
-            raise ValueError(f"not a template: {error}") from None
-        fields = [part for part in parts if part[0] is not None]
-        if not fields:
-            raise ValueError("it should name at least one field, as in '{text}'")
-        for name, spec, conversion in fields:
-            # Attribute and index access would reach beyond the record's own fields.
-            if not name or not name.isidentifier() or spec or conversion:
-                raise ValueError(f"{name!r} should be the plain name of a field")
-        return value
-
-    @property
-    def fields(self) -> list[str]:
-        """The record fields that the template uses."""
-        return [name for _, name, _, _ in string.Formatter().parse(self.template) if name]
-
-
 class Lora(Section):
     """Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
 
@@ -77,6 +46,9 @@ class Lora(Section):
     """Rank of every adapted layer."""
     alpha: float = Field(default=16.0, gt=0)
     """The update is scaled by alpha / rank."""
+    rslora: bool = False
+    """Scale by alpha / √rank instead, which keeps large ranks learning (Kalajdzievski 2023,
+    https://arxiv.org/abs/2312.03732)."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     """Layers to adapt: "all-linear" (all but the output layer), or a list of names."""
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -94,9 +66,17 @@ class Training(Section):
     """Expected units (examples, or users) in a step of one organization: public. The sample rate is this /
     public_size."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Of the organization's optimizer, in the first round."""
-    schedule: Literal["constant", "linear"] = "constant"
-    """linear: the learning rate falls in equal steps from round to round, towards zero after the last."""
+    """Of the organization's optimizer, before the schedule."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """linear: the learning rate falls in equal steps from round to round, towards zero after the last. cosine: it
+    falls slowly at first and at last."""
+    warmup_rounds: int = Field(default=0, ge=0, le=_LARGEST_COUNT)
+    """Rounds in which the learning rate rises to its height in equal steps; then the schedule begins."""
+    head_rounds: int = Field(default=0, ge=0, le=_LARGEST_COUNT)
+    """The first so many rounds train the head alone, where the task has one. As many as `rounds`: no LoRA layer is
+    ever trained."""
+    head_learning_rate: float | None = Field(default=None, gt=0, examples=[0.01])
+    """Of the head, before the schedule; learning_rate if it is missing."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Fresh in every round; it sees noised gradients only."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
@@ -106,14 +86,30 @@ class Training(Section):
 
     def rate(self, round_number: int) -> float:
         """The learning rate of a round, counted from 1."""
-        left = 1.0 if self.schedule == "constant" else 1 - (round_number - 1) / self.rounds
-        return self.learning_rate * left
+        return self.learning_rate * self._share(round_number)
+
+    def head_rate(self, round_number: int) -> float:
+        """The learning rate of the head in a round, counted from 1."""
+        return (self.head_learning_rate or self.learning_rate) * self._share(round_number)
+
+    def _share(self, round_number: int) -> float:
+        """The share of the learning rate that the schedule gives a round."""
+        if round_number <= self.warmup_rounds:
+            return round_number / (self.warmup_rounds + 1)
+        gone = (round_number - 1 - self.warmup_rounds) / (self.rounds - self.warmup_rounds)
+        if self.schedule == "cosine":
+            return (1 + math.cos(math.pi * gone)) / 2
+        return 1.0 if self.schedule == "constant" else 1 - gone
 
     @model_validator(mode="after")
     def _steps_can_be_accounted(self) -> Training:
         steps = self.rounds * self.local_steps
         if steps > MOST_STEPS:
             raise ValueError(f"rounds × local_steps = {steps} should be at most {MOST_STEPS}")
+        if self.warmup_rounds >= self.rounds:
+            raise ValueError(f"warmup_rounds = {self.warmup_rounds} should be below rounds = {self.rounds}")
+        if self.head_rounds > self.rounds:
+            raise ValueError(f"head_rounds = {self.head_rounds} should be at most rounds = {self.rounds}")
         return self
 
 
@@ -199,7 +195,7 @@ class Plan(SettingsFile):
     name: Name = Field(examples=["triage"])
     """Begins the run's id: lower-case letters, digits and hyphens, at most 40."""
     model: Model
-    task: Task = Task()
+    task: TaskSection = TaskSection()
     lora: Lora = Lora()
     training: Training
     federation: Federation = Federation()
@@ -207,6 +203,16 @@ class Plan(SettingsFile):
     privacy: Privacy
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
+
+    @model_validator(mode="after")
+    def _only_heads_are_trained_as_heads(self) -> Plan:
+        if self.task.head_outputs is None:
+            for name in ("head_rounds", "head_learning_rate"):
+                if value := getattr(self.training, name):
+                    raise ValueError(
+                        f'training.{name} = {value} needs a head, which kind = "{self.task.kind}" has not'
+                    )
+        return self
 
     @model_validator(mode="after")
     def _partition_has_its_field(self) -> Plan:

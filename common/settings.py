@@ -165,8 +165,17 @@ def _entry(name: str, field: FieldInfo) -> list[str]:
     value = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
     assert value is not PydanticUndefined, f"{name} needs a default or an example"
     optional = field.default is None and not field.is_required()
-    text = "..." if value is None else tomli_w.dumps({name: value}).strip().removeprefix(f"{name} = ")
+    text = "..." if value is None else _inline(value)
     return [*_comment(field.description or ""), f"{'# ' if optional else ''}{name} = {text}"]
+
+
+def _inline(value: Any) -> str:
+    """A value on one line."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_inline(own)}' for key, own in value.items())} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_inline, value))}]"
+    return tomli_w.dumps({"key": value}).strip().removeprefix("key = ")
 
 
 def _comment(text: str) -> list[str]:

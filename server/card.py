@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.plan import Plan
+from common.tasks.section import TaskSection
 from common.untrusted import printable
 from server.run_directory import RoundLine, RunInfo
 
@@ -44,18 +45,35 @@ A LoRA adapter for `{base}`, fine-tuned by {count} organizations that kept their
 {metrics}
 ## Use
 
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+{use}"""
 
-base = AutoModelForCausalLM.from_pretrained("{base}")
+
+_USE = """```python
+from peft import PeftModel
+from transformers import {kind}, AutoTokenizer
+
+base = {kind}.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("{base}")
 ```
 """
 
+_HEAD = """
+`head.safetensors` holds a linear layer in float32: `outputs = vectors @ weight.T + bias`. {vector} Its outputs are
+{outputs}.
+"""
 
-def adapter_card(plan: Plan, info: RunInfo, rounds: Sequence[RoundLine], report: dict[str, Any]) -> str:
+_VECTORS = {
+    "mean": "A text's vector is the mean of `model(...).last_hidden_state` over its tokens, scaled to length 1.",
+    "first": "A text's vector is `model(...).last_hidden_state` of its first token, scaled to length 1.",
+    "last": "A text's vector is `model(...).last_hidden_state` of its last token, scaled to length 1.",
+    None: "There is a vector for each token: `model(...).last_hidden_state`.",
+}
+
+
+def adapter_card(
+    plan: Plan, info: RunInfo, rounds: Sequence[RoundLine], report: dict[str, Any], pooling: str | None = None
+) -> str:
     """The README.md of an adapter folder.
 
     Args:
@@ -63,6 +81,7 @@ def adapter_card(plan: Plan, info: RunInfo, rounds: Sequence[RoundLine], report:
         info: the run's id, digest and fingerprint.
         rounds: all lines of `rounds.jsonl`.
         report: the privacy report.
+        pooling: how the head's vector of a text is made, if it has one.
     """
     asked: list[str] = rounds[-1].organizations.get("asked", []) if rounds else []
     return _CARD.format(
@@ -87,7 +106,20 @@ def adapter_card(plan: Plan, info: RunInfo, rounds: Sequence[RoundLine], report:
         digest=info.digest,
         fingerprint=info.fingerprint,
         metrics=_metrics_table(rounds),
+        use=_use(plan.task, plan.model.base, pooling),
     )
+
+
+def _use(section: TaskSection, base: str, pooling: str | None) -> str:
+    if section.head_outputs is None:
+        kind = "AutoModelForSeq2SeqLM" if section.kind == "seq2seq" else "AutoModelForCausalLM"
+        return _USE.format(kind=kind, base=base)
+    outputs = (
+        f"scores of the labels in `plan.toml`, in that order ({len(section.labels)})"
+        if section.labels
+        else "two: how well a token begins the answer, and how well it ends it"
+    )
+    return _USE.format(kind="AutoModel", base=base) + _HEAD.format(vector=_VECTORS[pooling], outputs=outputs)
 
 
 def _plain(text: str, length: int = 60) -> str:

@@ -67,7 +67,9 @@ def quality_chart(metrics: Sequence[tuple[int, Mapping[str, float]]]) -> Chart |
         metrics: (round, metrics) in the order of the rounds.
     """
     names = (
-        [name for name in ("perplexity", "accuracy", *metrics[-1][1]) if name in metrics[-1][1]] if metrics else []
+        [name for name in ("perplexity", "f1", "accuracy", *metrics[-1][1]) if name in metrics[-1][1]]
+        if metrics
+        else []
     )
     # A model that was poisoned has no finite perplexity.
     points = [

@@ -1,17 +1,29 @@
-"""How good a model is, on public data."""
+"""How good a model is, on public data: for all records, and for each group of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from common.adapter import Adapter
 from common.errors import InputError
 from common.model import LoraModel
 from common.plan import Plan
-from common.plan import Task as TaskSection
-from common.records import read_records
-from common.tasks import Example, Task, make_task
+from common.records import Record, read_records
+from common.settings import validate
+from common.tasks import Task, UnusableError, make_task
+from common.tasks.section import TaskSection
+from common.untrusted import printable
+
+_RESAMPLES = 1000
+_CONFIDENCE = 0.95
 
 
 class PublicEvaluation:
@@ -29,34 +41,133 @@ class PublicEvaluation:
         assert plan.evaluation.data is not None
         self._model = model
         self._task = make_task(plan.task, model.tokenizer)
-        self._examples = _examples(self._task, plan.path(plan.evaluation.data), plan.task)
+        self._records = _records(self._task, plan.path(plan.evaluation.data), plan.task)
 
     def __call__(self, adapter: Adapter) -> dict[str, float]:
         """Metric names and numbers."""
         self._model.load(adapter)
-        return self._task.evaluate(self._model.module, self._examples)
+        return self._task.metrics(self._task.predict(self._model.module, self._records))
 
 
-def evaluate(model: Any, tokenizer: Any, section: TaskSection, data: Path) -> dict[str, float]:
+@dataclass(frozen=True)
+class Groups:
+    """How much better a model is for some than for others.
+
+    Attributes:
+        metrics: value of the field → the metrics of its records, the largest group first.
+        headline: the metric that is compared.
+        gap: of that metric between the best and the worst group.
+        interval: of the gap, 95 %: percentiles of 1,000 bootstrap samples, each group drawn anew from its own
+            records (Efron & Tibshirani 1993, chapter 13). A gap of noise alone is above zero too.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    headline: str
+    gap: float
+    interval: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As nested JSON."""
+        return {"groups": self.metrics, "metric": self.headline, "gap": self.gap, "interval": list(self.interval)}
+
+
+def task_section(plan: Plan | None, template: str | None) -> TaskSection:
+    """The task to evaluate: the plan's, else next tokens; with another template if one is given.
+
+    Raises:
+        InputError: the template does not fit the task.
+    """
+    values = plan.task.model_dump(exclude_none=True) if plan else {}
+    if template is not None:
+        values["template"] = template
+    return validate(values, TaskSection, "--template" if template is not None else "the plan's task")
+
+
+def print_evaluation(metrics: dict[str, float], groups: Groups | None, console: Console) -> None:
+    """Show metrics as a table, and those of groups as a second one."""
+    table = Table("metric", "value")
+    for name, value in metrics.items():
+        table.add_row(escape(name), f"{value:.6g}")
+    console.print(table)
+    if groups is None:
+        return
+    names = [name for name in metrics if "[" not in name and name != "records"]
+    table = Table("group", "records", *map(escape, names))
+    for group, own in groups.metrics.items():
+        row = [f"{own[name]:.4g}" if name in own else "" for name in names]
+        table.add_row(escape(printable(group, 60)), f"{own['records']:g}", *row)
+    console.print(table)
+    low, high = groups.interval
+    console.print(
+        f"largest gap of {groups.headline} between groups: {groups.gap:.4g} (95 %: {low:.4g} to {high:.4g})",
+        highlight=False,
+    )
+
+
+def evaluate(
+    model: Any, tokenizer: Any, section: TaskSection, data: Path, by: str | None = None
+) -> tuple[dict[str, float], Groups | None]:
     """Metrics of any model on a file of records.
 
     Args:
         model: in evaluation mode.
         tokenizer: of the model.
         section: the task, as a plan says it.
-        data: JSON Lines.
+        data: the file.
+        by: the field whose values make groups, if any.
+
+    Returns:
+        The metrics over all records, and those of the groups.
 
     Raises:
-        InputError: the data cannot be read, or no record of it fits the task.
+        InputError: the data cannot be read, no record of it fits the task, or they have no such field.
     """
     task = make_task(section, tokenizer)
-    return task.evaluate(model, _examples(task, data, section))
+    records = _records(task, data, section)
+    if by is not None and not any(by in record for record in records):
+        known = ", ".join(sorted({key for record in records for key in record})[:8])
+        raise InputError(f"--by {by}: no record of {data} has such a field; they have: {known}")
+    predictions = task.predict(model, records)
+    groups = (
+        None
+        if by is None
+        else _groups(task, section.headline[0], predictions, [str(record.get(by, "")) for record in records])
+    )
+    return task.metrics(predictions), groups
 
 
-def _examples(task: Task, path: Path, section: TaskSection) -> list[Example]:
+def _groups(task: Task, name: str, predictions: Sequence[Any], values: Sequence[str]) -> Groups:
+    members: dict[str, list[Any]] = {}
+    for value, prediction in zip(values, predictions, strict=True):
+        members.setdefault(value, []).append(prediction)
+    ordered = dict(sorted(members.items(), key=lambda item: (-len(item[1]), item[0])))
+    metrics = {value: task.metrics(group) for value, group in ordered.items()}
+    draw = np.random.default_rng(0)
+    gaps = []
+    for _ in range(_RESAMPLES if len(ordered) > 1 else 0):
+        drawn = [
+            task.score([group[at] for at in draw.integers(len(group), size=len(group))])
+            for group in ordered.values()
+        ]
+        gaps.append(max(drawn) - min(drawn))
+    every = [one[name] for one in metrics.values()]
+    outside = (1 - _CONFIDENCE) / 2
+    interval = np.quantile(gaps, [outside, 1 - outside]) if gaps else (0.0, 0.0)
+    return Groups(metrics, name, max(every) - min(every), (float(interval[0]), float(interval[1])))
+
+
+def _records(task: Task, path: Path, section: TaskSection) -> list[Record]:
+    """The records of a file that fit a task."""
     records = read_records(path)
-    examples = [example for record in records if (example := task.encode(record)) is not None]
-    if not examples:
+    usable, reason = [], ""
+    for record in records:
+        try:
+            task.encode(record)
+        except UnusableError as error:
+            reason = reason or str(error)
+        else:
+            usable.append(record)
+    if not usable:
         needed = ", ".join(section.fields)
-        raise InputError(f"{path}: none of {len(records)} records has the fields of task.template: {needed}")
-    return examples
+        raise InputError(f"{path}: none of {len(records)} records fits the task, which needs {needed}: {reason}")
+    return usable

@@ -91,6 +91,7 @@ class ProgressBar(Observer):
         self._task = self._progress.add_task(
             "rounds", total=plan.training.rounds, metric="", missing="", start=False
         )
+        self._metric, _ = plan.task.headline
         self._share = 1.0
         self._missing: list[str] = []
         self._completed = 0
@@ -141,5 +142,5 @@ class ProgressBar(Observer):
 
     def finished(self, line: RoundLine) -> None:
         """Show the round's metric."""
-        metric = f"perplexity {line.metrics['perplexity']:.2f}" if "perplexity" in line.metrics else ""
+        metric = f"{self._metric} {line.metrics[self._metric]:.4g}" if self._metric in line.metrics else ""
         self._progress.update(self._task, completed=max(line.round, self._completed), metric=metric)

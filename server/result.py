@@ -11,19 +11,25 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file as read_safetensors
+from safetensors.torch import save_file as write_safetensors
 
 from common.adapter import Adapter
+from common.base import load_base
 from common.errors import InputError, SottoError
-from common.model import LoraModel, load_base
+from common.heads import HeadedModel
+from common.model import LoraModel, with_head
 from common.plan import Plan
 from common.protocol import Statement
 from common.report import build_report
+from common.tasks.section import TaskSection
 from common.untrusted import printable
 from server.card import adapter_card
 from server.page import write_page
 from server.run_directory import RunDirectory
 
 _MERGE_TOLERANCE = 1e-3
+_HEAD_FILE = "head.safetensors"
+_READING_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError, SafetensorError)
 
 
 def write_result(directory: RunDirectory, model: LoraModel, adapter: Adapter) -> dict[str, Any]:
@@ -46,24 +52,27 @@ def write_result(directory: RunDirectory, model: LoraModel, adapter: Adapter) ->
     directory.write_json("privacy/report.json", report)
     write_page(directory, report)
     model.load(adapter)
-    model.module.peft_config["default"].base_model_name_or_path = directory.info.base
-    model.module.save_pretrained(str(directory.adapter_folder))
-    card = adapter_card(directory.plan, directory.info, directory.rounds(), report)
+    model.peft.peft_config["default"].base_model_name_or_path = directory.info.base
+    model.peft.save_pretrained(str(directory.adapter_folder))
+    _save_head(model.module, directory.adapter_folder)
+    pooling = getattr(model.module, "pooling", None)
+    card = adapter_card(directory.plan, directory.info, directory.rounds(), report, pooling)
     (directory.adapter_folder / "README.md").write_text(card, encoding="utf-8")
     (directory.adapter_folder / "plan.toml").write_text(directory.plan.agreement_toml(), encoding="utf-8")
     return report
 
 
-def load_result(path: Path, plan: Plan | None = None) -> tuple[Any, Any, Plan | None]:
+def load_result(path: Path, plan_file: Path | None = None) -> tuple[Any, Any, Plan | None]:
     """A model that can be evaluated or asked, its tokenizer, and the plan it came from.
 
     Args:
         path: a run directory, an adapter folder in PEFT format, or a model folder in Hugging Face format.
-        plan: used where the folder holds none.
+        plan_file: names the plan where the folder holds none.
 
     Raises:
         InputError: it is none of these, or its run is not complete.
     """
+    plan = Plan.read(plan_file) if plan_file else None
     if (path / "run.json").is_file():
         directory = RunDirectory.open(path)
         plan = directory.plan
@@ -72,13 +81,13 @@ def load_result(path: Path, plan: Plan | None = None) -> tuple[Any, Any, Plan | 
             raise InputError(f"{directory.path}: the run is not complete; continue it with --resume")
     elif (path / "plan.toml").is_file():
         plan = Plan.read(path / "plan.toml")
-    dtype = plan.model.dtype if plan else "float32"
+    dtype, section = (plan.model.dtype, plan.task) if plan else ("float32", TaskSection())
     if (path / "adapter_config.json").is_file():
-        model, tokenizer = _load_adapted(path, dtype)
+        model, tokenizer = _load_adapted(path, dtype, section)
         return model, tokenizer, plan
     if (path / "config.json").is_file():
-        model, tokenizer = load_base(str(path), dtype)
-        return model.eval(), tokenizer, plan
+        model, tokenizer = load_base(str(path), dtype, section)
+        return _load_head(model, section, path).eval(), tokenizer, plan
     raise InputError(f"{path}: neither a run directory, an adapter folder nor a model folder")
 
 
@@ -101,15 +110,18 @@ def merge(path: Path, out: Path) -> float:
     folder = RunDirectory.open(path).adapter_folder if (path / "run.json").is_file() else path
     if not (folder / "adapter_config.json").is_file():
         raise InputError(f"{path}: holds no adapter; it should be a complete run or a PEFT folder")
-    model, tokenizer = _load_adapted(folder, "float32")
+    plan = Plan.read(folder / "plan.toml") if (folder / "plan.toml").is_file() else None
+    model, tokenizer = _load_adapted(folder, "float32", plan.task if plan else TaskSection())
     tokens = torch.arange(64).remainder(len(tokenizer)).view(2, 32)
     with torch.inference_mode():
-        before = model(input_ids=tokens).logits
-        merged = model.merge_and_unload(safe_merge=True)
-        difference = float((merged(input_ids=tokens).logits - before).abs().max())
+        before = _outputs(model, tokens)
+        merged = _merged(model)
+        difference = float((_outputs(merged, tokens) - before).abs().max())
     if not difference <= _MERGE_TOLERANCE:
         raise SottoError(f"a logit of the merged model differs by {difference:.2g}; nothing was written")
-    merged.save_pretrained(str(out))
+    base = merged.backbone if isinstance(merged, HeadedModel) else merged
+    base.save_pretrained(str(out))
+    _save_head(merged, out)
     tokenizer.save_pretrained(str(out))
     for name in ("README.md", "plan.toml"):
         if (folder / name).is_file():
@@ -117,7 +129,43 @@ def merge(path: Path, out: Path) -> float:
     return difference
 
 
-def _load_adapted(folder: Path, dtype: str) -> tuple[Any, Any]:
+def _merged(model: Any) -> Any:
+    if isinstance(model, HeadedModel):
+        model.backbone = model.backbone.merge_and_unload(safe_merge=True)
+        return model
+    return model.merge_and_unload(safe_merge=True)
+
+
+def _outputs(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = tokens
+    outputs = model(**inputs)
+    return outputs if isinstance(outputs, torch.Tensor) else outputs.logits
+
+
+def _save_head(model: Any, folder: Path) -> None:
+    if isinstance(model, HeadedModel):
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
+        write_safetensors(state, folder / _HEAD_FILE)
+
+
+def _load_head(model: Any, section: TaskSection, folder: Path) -> Any:
+    """A model with the head that its folder holds, if its task needs one."""
+    headed = with_head(model, section)
+    if headed is model:
+        return model
+    try:
+        state = read_safetensors(folder / _HEAD_FILE)
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise ValueError("its tensors are not finite")
+        headed.head.load_state_dict(state)
+    except _READING_ERRORS as error:
+        raise _unusable(folder / _HEAD_FILE, error) from None
+    return headed
+
+
+def _load_adapted(folder: Path, dtype: str, section: TaskSection) -> tuple[Any, Any]:
     """The base model that an adapter folder names, with the adapter on it. The folder may be anybody's."""
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
@@ -131,11 +179,12 @@ def _load_adapted(folder: Path, dtype: str) -> tuple[Any, Any]:
             raise ValueError("its tensors are not finite")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
         raise _unusable(folder, error) from None
-    base, tokenizer = load_base(str(config.base_model_name_or_path), dtype)
+    base, tokenizer = load_base(str(config.base_model_name_or_path), dtype, section)
     try:
-        return PeftModel.from_pretrained(base, str(folder), config=config).eval(), tokenizer
+        adapted = PeftModel.from_pretrained(base, str(folder), config=config)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise _unusable(folder, error) from None
+    return _load_head(adapted, section, folder).eval(), tokenizer
 
 
 def _unusable(folder: Path, error: Exception) -> InputError:

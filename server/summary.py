@@ -74,10 +74,11 @@ def _print_quality(directory: RunDirectory, console: Console) -> None:
     rounds = directory.rounds()
     up, down = sum(line.bytes_up for line in rounds), sum(line.bytes_down for line in rounds)
     first, last = rounds[0].metrics, rounds[-1].metrics
-    if "perplexity" in last:
+    name, _ = directory.plan.task.headline
+    if name in last:
         console.print(
-            f"perplexity on the public data: [bold]{first['perplexity']:.2f}[/bold] before, "
-            f"[bold]{last['perplexity']:.2f}[/bold] after {rounds[-1].round} rounds",
+            f"{name} on the public data: [bold]{first[name]:.4g}[/bold] before, "
+            f"[bold]{last[name]:.4g}[/bold] after {rounds[-1].round} rounds",
             highlight=False,
         )
     console.print(

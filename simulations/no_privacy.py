@@ -52,7 +52,8 @@ class OpenTrainer:
         plan, model = self._plan, self._model
         before = from_bytes(request.adapter, model.trained_shapes)
         model.load(before)
-        optimizer = make_optimizer(plan, list(model.trained_parameters().values()), request.round)
+        parameters = model.trained_parameters(head_only=request.round <= plan.training.head_rounds)
+        optimizer = make_optimizer(plan, parameters, request.round)
         task = make_task(plan.task, model.tokenizer)
         stream = self._entropy.stream(self._organization.name, request.run, request.round)
         rate = sample_rate(plan.training.batch_size, self._organization.data.public_size)

@@ -25,9 +25,10 @@ from common.plan import Plan
 from common.protocol import SIMULATED, Participant
 from common.records import Record, read_records
 from common.tasks import make_task
+from common.tasks.section import TaskSection
 from server.begin import resume_run, start_run
 from server.evaluate import PublicEvaluation
-from server.generate import generate
+from server.generate import Sampling, generate
 from server.observer import Observer, Observers
 from server.result import write_result
 from server.rounds import run_rounds
@@ -111,9 +112,9 @@ def simulate(
     with TensorBoard(directory.path / "tensorboard") as board:
         adapter = run_rounds(grid, directory, evaluation, Observers(observer or Observer(), board))
     report = write_result(directory, model, adapter)
-    after = [_answer(model, prompt) for prompt in plan.evaluation.prompts]
+    after = [_answer(model, plan.task, prompt) for prompt in plan.evaluation.prompts]
     model.load({})
-    before = [_answer(model, prompt) for prompt in plan.evaluation.prompts]
+    before = [_answer(model, plan.task, prompt) for prompt in plan.evaluation.prompts]
     return SimulationResult(directory, report, list(zip(plan.evaluation.prompts, before, after, strict=True)))
 
 
@@ -185,5 +186,5 @@ def simulated_organization(name: str, plan: Plan, count: int) -> Organization:
     )
 
 
-def _answer(model: LoraModel, prompt: str) -> str:
-    return generate(model.module, model.tokenizer, prompt, _ANSWER_TOKENS)
+def _answer(model: LoraModel, section: TaskSection, prompt: str) -> str:
+    return generate(model.module, model.tokenizer, prompt, Sampling(_ANSWER_TOKENS), section)

@@ -171,7 +171,7 @@ def _try(organization: Organization, plan: Plan, model: LoraModel, task: Task, p
         """One whole step on these units."""
         step = Step(1.0, plan.training.batch_size, plan.privacy.clipping_norm, 1.0, None, most)
         began = time.perf_counter()
-        optimizer = make_optimizer(plan, list(parameters.values()), 1)
+        optimizer = make_optimizer(plan, parameters, 1)
         stream = SystemEntropy().stream(organization.name, "check", 1)
         train(model.module, parameters, task, units, step, 1, optimizer, stream)
         for parameter in parameters.values():

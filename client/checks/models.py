@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from client.checks import Checks, Group
 from client.organization import Organization
 from client.start import listed_folder
+from common.base import fingerprint, load_base
 from common.errors import InputError
-from common.model import fingerprint, load_base
 from common.plan import Plan
+from common.tasks.section import TaskSection
 
 _GROUP = Group("model")
 _NUMBER_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
@@ -33,19 +35,18 @@ def check_models(organization: Organization, plan: Plan | None) -> Checks[Any]:
         )
     tokenizer = None
     for name in organization.models:
-        dtype = plan.model.dtype if plan is not None and name == wanted else None
-        read = yield from _GROUP.look(name, _model(organization, name, dtype))
+        read = yield from _GROUP.look(name, _model(organization, name, plan if name == wanted else None))
         if name == wanted:
             tokenizer = read
     return tokenizer
 
 
-def _model(organization: Organization, name: str, dtype: str | None) -> Checks[Any]:
+def _model(organization: Organization, name: str, plan: Plan | None) -> Checks[Any]:
     folder = listed_folder(organization, name)
     stored = _stored_number_type(folder)
     # The fingerprint is one of the numbers as they are loaded, and the plan says how that is.
-    dtype = dtype or (stored if stored in ("float32", "bfloat16") else "float32")
-    base, tokenizer = load_base(str(folder), dtype)
+    dtype = plan.model.dtype if plan else stored if stored in ("float32", "bfloat16") else "float32"
+    base, tokenizer = load_base(str(folder), dtype, plan.task) if plan else _load_any(str(folder), dtype)
     numbers = sum(parameter.numel() for parameter in base.parameters())
     yield _GROUP.ok(
         name,
@@ -53,6 +54,19 @@ def _model(organization: Organization, name: str, dtype: str | None) -> Checks[A
         f"fingerprint as {dtype}: {fingerprint(base)[:12]}",
     )
     return tokenizer
+
+
+def _load_any(folder: str, dtype: str) -> tuple[Any, Any]:
+    """A base model of any kind: one that writes, else one that reads, else one that does both."""
+    reads = TaskSection(kind="question-answering")
+    both = TaskSection(kind="seq2seq", template="{text}", response="{text}")
+    try:
+        return load_base(folder, dtype, TaskSection())
+    except InputError:
+        for section in (reads, both):
+            with suppress(InputError):
+                return load_base(folder, dtype, section)
+        raise
 
 
 def _stored_number_type(folder: Path) -> str:

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import difflib
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from client.checks import Checks, Group
-from client.data import EncodedRecords, Unit, encode, group_by_user
+from client.data import EncodedRecords, Unit, encode, group_by_user, load_records, user_of
 from client.organization import Organization
 from client.start import held_records
 from common.plan import Plan
-from common.records import Record, read_records
-from common.tasks import Example, Task, make_task
+from common.records import Placed, Record
+from common.tasks import Example, Task, UnusableError, make_task
 
 _GROUP = Group("records")
 # A draw beyond these times the expected one is worth a look.
 _FAR = 2.0
 _MANY_CUT = 0.1
+_MOST_REASONS = 5
+_MOST_PLACES = 3
 
 
-def check_records(organization: Organization) -> Checks[list[Record] | None]:
+def check_records(organization: Organization) -> Checks[list[Placed] | None]:
     """Read the records; look at users and at the public size.
 
     Returns:
-        The records; None if they cannot be read.
+        The records and where they stand; None if they cannot be read.
     """
-    records = yield from _GROUP.look("file", _file(organization))
-    if records is not None:
+    placed = yield from _GROUP.look("file", _file(organization))
+    if placed is not None:
+        records = [record for _, record in placed]
         units = yield from _GROUP.look("users", _users(organization, records))
         if units is not None:
             yield from _GROUP.look("public size", _public_size(organization, units))
-    return records
+    return placed
 
 
 def check_examples(
-    organization: Organization, plan: Plan, records: Sequence[Record], tokenizer: Any
+    organization: Organization, plan: Plan, records: Sequence[Placed], tokenizer: Any
 ) -> Checks[Sequence[Unit] | None]:
     """Encode the records as a plan wants them, as training would.
 
@@ -47,11 +49,10 @@ def check_examples(
     return (yield from _GROUP.look("examples", _examples(organization, plan, records, tokenizer)))
 
 
-def _file(organization: Organization) -> Checks[list[Record]]:
-    path = organization.path(organization.data.train)
-    records = read_records(path)
-    yield _GROUP.ok("file", f"{len(records)} records in {path}")
-    return records
+def _file(organization: Organization) -> Checks[list[Placed]]:
+    placed = load_records(organization)
+    yield _GROUP.ok("file", f"{len(placed)} records in {organization.path(organization.data.train)}")
+    return placed
 
 
 def _users(organization: Organization, records: list[Record]) -> Checks[int]:
@@ -102,24 +103,26 @@ def _public_size(organization: Organization, units: int) -> Checks[None]:
 
 
 def _examples(
-    organization: Organization, plan: Plan, records: Sequence[Record], tokenizer: Any
+    organization: Organization, plan: Plan, placed: Sequence[Placed], tokenizer: Any
 ) -> Checks[Sequence[Unit] | None]:
     field = organization.data.user_field
-    encoded = encode(records, make_task(plan.task, tokenizer), field)
+    # Those of nobody are told apart already.
+    placed = [(at, record) for at, record in placed if field is None or user_of(record, field) is not None]
+    records = [record for _, record in placed]
+    task = make_task(plan.task, tokenizer)
+    encoded = encode(records, task, field)
     every = [example for unit in encoded.units for example in unit]
-    usable = sum(map(_trains, every))
-    own = len(records) if field is None else sum(map(len, group_by_user(records, field)))
-    if not usable:
-        yield _GROUP.wrong("examples", f"no record can be trained on; {_missing(plan, records)}")
+    if not every:
+        yield _GROUP.wrong("examples", f"no record can be trained on; {_reasons(plan, placed, task)}")
         return None
-    if usable < own:
+    if encoded.unusable:
         yield _GROUP.warning(
             "examples",
-            f"{own - usable} of {own} records give nothing to train on; they are drawn all the same and add zero; "
-            f"{_missing(plan, records)}",
+            f"{encoded.unusable} of {len(records)} records give nothing to train on; they are drawn all the same "
+            f"and add zero; {_reasons(plan, placed, task)}",
         )
     else:
-        yield _GROUP.ok("examples", f"all {own} records give tokens to train on")
+        yield _GROUP.ok("examples", f"all {len(records)} records can be trained on")
     yield from _lengths(plan, every, records, make_task(_uncut(plan), tokenizer), field)
     yield from _records_per_user(plan, encoded)
     return encoded.units
@@ -137,7 +140,9 @@ def _lengths(
         f"a record has {statistics.median(lengths):g} tokens (median), {max(lengths)} at most; "
         f"{cut} of {len(lengths)} are cut at the plan's max_length = {most}"
     )
-    if cut > _MANY_CUT * len(lengths):
+    if plan.task.kind == "question-answering":
+        yield _GROUP.ok("lengths", text.replace("are cut at", "are looked at in windows of"))
+    elif cut > _MANY_CUT * len(lengths):
         yield _GROUP.warning("lengths", f"{text}: split them at home, or ask for a plan with a larger one")
     else:
         yield _GROUP.ok("lengths", text)
@@ -159,23 +164,33 @@ def _records_per_user(plan: Plan, encoded: EncodedRecords) -> Checks[None]:
         )
 
 
-def _trains(example: Example) -> bool:
-    """Whether a loss is taken on some token of it."""
-    return any(label >= 0 for label in example.labels[1:])
+def _reasons(plan: Plan, placed: Sequence[Placed], task: Task) -> str:
+    """Why records give nothing and where they stand, the commonest reason first."""
+    places: dict[str, list[str]] = {}
+    for place, record in placed:
+        try:
+            task.encode(record)
+        except UnusableError as error:
+            places.setdefault(str(error), []).append(place)
+        except Exception as error:  # as in training, it is unusable whatever it is
+            places.setdefault(f"it cannot be encoded ({type(error).__name__})", []).append(place)
+    ordered = sorted(places.items(), key=lambda item: -len(item[1]))
+    told = [f"{len(where)}: {reason} ({_some(where)})" for reason, where in ordered[:_MOST_REASONS]]
+    if more := len(ordered) - _MOST_REASONS:
+        told += [f"and {more} other reasons"] if more > 0 else []
+    return "; ".join(told) + _hint(plan, [record for _, record in placed])
 
 
-def _missing(plan: Plan, records: Sequence[Record]) -> str:
-    """What of the template the records lack most often, and what it may be called in them."""
-    lacking = Counter(
-        field
-        for record in records
-        for field in plan.task.fields
-        if not isinstance(record.get(field), str | int | float) or record[field] == ""
-    )
-    if not lacking:
-        return f"their text by the plan's template {plan.task.template!r} is empty"
-    ((field, count),) = lacking.most_common(1)
-    known = sorted({key for record in records for key in record if key not in plan.task.fields})
-    near = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; they have: {', '.join(known[:8])}" if known else ""
-    return f"{count} have no {field!r}, which the plan's template {plan.task.template!r} needs{hint}"
+def _some(places: Sequence[str]) -> str:
+    return ", ".join(places[:_MOST_PLACES]) + (", …" if len(places) > _MOST_PLACES else "")
+
+
+def _hint(plan: Plan, records: Sequence[Record]) -> str:
+    """What a field may be called that no record has."""
+    known = sorted({key for record in records for key in record})
+    for field in plan.task.fields:
+        if field not in known:
+            near = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
+            have = f"did you mean {near[0]!r}?" if near else f"they have: {', '.join(known[:8])}"
+            return f"; no record has {field!r}, {have} (data.fields can give a field the plan's name)"
+    return ""

@@ -1,37 +1,45 @@
 """What a base model can be fine-tuned for. One file a task, one interface.
 
-A task turns a record into an `Example`, and a batch of examples into one loss per example. A loss depends on
+A task turns a record into `Example`s, and a batch of examples into one loss per example. A loss depends on
 its own example alone: that is what makes a clipped gradient a bound on one record's influence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-
-from common.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-    from common.plan import Task as TaskSection
+    from common.tasks.section import TaskSection
+
+# A label that no loss is taken on.
+IGNORED = -100
+
+
+class UnusableError(ValueError):
+    """A record contributes nothing. The text says why, without a word of the record."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """An encoded record.
+    """An encoded record, or one window of it.
 
     Attributes:
-        input_ids: token ids, at least two.
-        labels: what each position should have been, aligned with `input_ids`; -100 where no loss is taken.
+        input_ids: token ids, at least one.
+        labels: what the loss is taken against, as the task reads it: what each position should have been
+            (`IGNORED` where no loss is taken), a class, the ends of an answer, the tokens to write.
+        second: where the second of two texts begins; 0 if there is one text.
     """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
+    second: int = 0
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        return max(len(self.input_ids), len(self.labels))
 
 
 def padded_length(length: int) -> int:
@@ -46,8 +54,12 @@ def padded_length(length: int) -> int:
 class Task(Protocol):
     """The interface of every task."""
 
-    def encode(self, record: Mapping[str, Any]) -> Example | None:
-        """The record as an example; None if it can contribute nothing. Looks at no other record."""
+    def encode(self, record: Mapping[str, Any]) -> tuple[Example, ...]:
+        """The examples of a record: one, or the windows of a long one. Looks at no other record.
+
+        Raises:
+            UnusableError: it can contribute nothing.
+        """
 
     def losses(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> torch.Tensor:
         """One loss per example, shape (examples,), each a function of that example alone.
@@ -58,8 +70,19 @@ class Task(Protocol):
     def synthetic(self, count: int, longest: int = 12) -> list[Example]:
         """Made-up examples of different lengths, the first the longest, to try a model with; no record is read."""
 
-    def evaluate(self, model: torch.nn.Module, examples: Sequence[Example]) -> dict[str, float]:
-        """Metric names and numbers over all examples."""
+    def predict(self, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """What a model makes of each record, beside what is right; None for a record that cannot be used."""
+
+    def metrics(self, predictions: Sequence[Any]) -> dict[str, float]:
+        """Metric names and numbers over some of what `predict` gave, None left out; at least one."""
+
+    def score(self, predictions: Sequence[Any]) -> float:
+        """The section's headline metric alone, which takes no time: it may be asked for a thousand times."""
+
+
+def evaluate(task: Task, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The metrics of a model on records; those that cannot be used are left out."""
+    return task.metrics([made for made in task.predict(model, records) if made is not None])
 
 
 def make_task(section: TaskSection, tokenizer: Any) -> Task:
@@ -69,7 +92,16 @@ def make_task(section: TaskSection, tokenizer: Any) -> Task:
         InputError: the tokenizer cannot serve it.
     """
     from common.tasks.causal_lm import CausalLM
+    from common.tasks.chat import Chat
+    from common.tasks.classification import Classification
+    from common.tasks.question_answering import QuestionAnswering
+    from common.tasks.seq2seq import Seq2Seq
 
-    if tokenizer.eos_token_id is None:
-        raise InputError(f"task.kind = {section.kind!r}: the base model's tokenizer has no end-of-text token")
-    return CausalLM(section.template, section.max_length, tokenizer)
+    kinds: dict[str, Callable[[TaskSection, Any], Task]] = {
+        "causal-lm": CausalLM,
+        "chat": Chat,
+        "classification": Classification,
+        "question-answering": QuestionAnswering,
+        "seq2seq": Seq2Seq,
+    }
+    return kinds[section.kind](section, tokenizer)

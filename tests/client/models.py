@@ -121,13 +121,19 @@ class TinyTask:
         counted = mask[:, 1:]
         return (tokens * counted).sum(1) / counted.sum(1)
 
-    def encode(self, record: Any) -> Example | None:
+    def encode(self, record: Any) -> tuple[Example, ...]:
         raise AssertionError("not used here")
 
     def synthetic(self, count: int) -> list[Example]:
         return examples(count, seed=1)
 
-    def evaluate(self, model: Any, examples: Sequence[Example]) -> dict[str, float]:
+    def predict(self, model: Any, records: Sequence[Any]) -> list[Any]:
+        raise AssertionError("not used here")
+
+    def metrics(self, predictions: Sequence[Any]) -> dict[str, float]:
+        raise AssertionError("not used here")
+
+    def score(self, predictions: Sequence[Any]) -> float:
         raise AssertionError("not used here")
 
 

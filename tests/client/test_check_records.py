@@ -88,7 +88,7 @@ def test_a_field_that_no_record_has_is_wrong_and_the_near_one_is_named(path: Pat
     assert not_ok(found) == {"records examples": "wrong"}
     text = found["records", "examples"].text
     assert "no record can be trained on" in text
-    assert "30 have no 'txt'" in text
+    assert "30: its 'txt' is missing, or is no text or number (line 1, line 2, line 3, …)" in text
     assert "did you mean 'text'?" in text
 
 
@@ -96,7 +96,10 @@ def test_records_that_give_nothing_are_counted(path: Path, make_plan: MakePlan) 
     write_records(path, [{"text": f"parcel {n}"} for n in range(28)] + [{"text": ""}, {"other": "x"}])
     found = look(path, make_plan())
     assert not_ok(found) == {"records examples": "warning"}
-    assert found["records", "examples"].text.startswith("2 of 30 records give nothing to train on")
+    text = found["records", "examples"].text
+    assert text.startswith("2 of 30 records give nothing to train on")
+    assert "1: its text is empty (line 29)" in text
+    assert "1: its 'text' is missing, or is no text or number (line 30)" in text
 
 
 @pytest.mark.parametrize(

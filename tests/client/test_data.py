@@ -10,19 +10,21 @@ from hypothesis import strategies as st
 
 from client.data import encode, group_by_user, user_of
 from common.records import Record
-from common.tasks import Example
+from common.tasks import Example, UnusableError
 
 
 class Lengths:
     """Makes an example of a record's `length`; without one the record is unusable."""
 
-    def encode(self, record: Any) -> Example | None:
+    def encode(self, record: Any) -> tuple[Example, ...]:
         length = record.get("length")
         if length == "broken":
             raise RuntimeError("4711 stands in the record")
-        return None if length is None else Example((length, length), (length, length))
+        if length is None:
+            raise UnusableError("it has no length")
+        return (Example((length, length), (length, length)),)
 
-    losses = synthetic = evaluate = None
+    losses = synthetic = predict = metrics = score = None
 
 
 TASK: Any = Lengths()

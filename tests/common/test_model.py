@@ -28,7 +28,9 @@ from transformers import (
 
 from common.adapter import initial
 from common.errors import InputError
-from common.model import LoraModel, fingerprint, load_base
+from common.base import fingerprint, load_base
+from common.model import LoraModel
+from common.tasks.section import TaskSection
 from tests.conftest import DEMO_BASE, MakePlan
 
 IDS = torch.arange(10, 26)[None]
@@ -74,13 +76,13 @@ def other_base(model: Any, folder: Path) -> Path:
 
 
 def test_two_loads_of_one_base_have_one_fingerprint(tiny_base: Path) -> None:
-    first, second = (fingerprint(load_base(str(tiny_base), "float32")[0]) for _ in range(2))
+    first, second = (fingerprint(load_base(str(tiny_base), "float32", TaskSection())[0]) for _ in range(2))
     assert first == second
     assert len(bytes.fromhex(first)) == 32
 
 
 def test_the_fingerprint_is_that_of_the_base_without_the_adapter(make_plan: MakePlan, tiny_base: Path) -> None:
-    bare = fingerprint(load_base(str(tiny_base), "float32")[0])
+    bare = fingerprint(load_base(str(tiny_base), "float32", TaskSection())[0])
     assert loaded(make_plan, tiny_base).fingerprint == bare
     assert loaded(make_plan, tiny_base, lora={"rank": 5, "seed": 3}).fingerprint == bare
 
@@ -98,14 +100,14 @@ def test_one_weight_changed_by_its_last_bit_changes_the_fingerprint(
         flat[-1] = torch.nextafter(flat[-1], torch.tensor(9.0))
 
     weights_changed(folder, nudge)
-    assert fingerprint(load_base(str(folder), "float32")[0]) != fingerprint(
-        load_base(str(tiny_base), "float32")[0]
+    assert fingerprint(load_base(str(folder), "float32", TaskSection())[0]) != fingerprint(
+        load_base(str(tiny_base), "float32", TaskSection())[0]
     )
 
 
 def test_another_precision_is_another_fingerprint(tiny_base: Path) -> None:
-    assert fingerprint(load_base(str(tiny_base), "bfloat16")[0]) != fingerprint(
-        load_base(str(tiny_base), "float32")[0]
+    assert fingerprint(load_base(str(tiny_base), "bfloat16", TaskSection())[0]) != fingerprint(
+        load_base(str(tiny_base), "float32", TaskSection())[0]
     )
 
 

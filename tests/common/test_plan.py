@@ -27,13 +27,14 @@ SMALLEST: dict[str, Any] = {
 OTHER: dict[str, dict[str, Any]] = {
     "model": {"base": "another", "dtype": "bfloat16"},
     "task": {"max_length": 17, "template": "{question}"},
-    "lora": {"rank": 3, "alpha": 5.0, "target_modules": ["q_proj"], "seed": 9},
+    "lora": {"rank": 3, "alpha": 5.0, "target_modules": ["q_proj"], "rslora": True, "seed": 9},
     "training": {
         "rounds": 4,
         "local_steps": 9,
         "batch_size": 9,
         "learning_rate": 0.5,
         "schedule": "linear",
+        "warmup_rounds": 1,
         "optimizer": "sgd",
         "momentum": 0.5,
         "gradient_checkpointing": True,
@@ -42,8 +43,8 @@ OTHER: dict[str, dict[str, Any]] = {
     "aggregation": {"method": "fedavg", "weights": "public-size"},
     "privacy": {"epsilon": 7.0, "delta": 1e-6, "clipping_norm": 0.5},
 }
-# The other unit needs one key more: see `test_a_plan_for_users…`.
-ONE_VALUE_ONLY = {("task", "kind"), ("privacy", "unit")}
+# Another unit and another kind need keys more: see `test_a_plan_for_users…` and tests/common/test_section.py.
+ONE_VALUE_ONLY = {("task", "kind"), ("privacy", "unit"), ("training", "head_rounds")}
 USERS = {"unit": "user", "records_per_user": 4}
 
 
@@ -164,7 +165,7 @@ def test_a_template_names_plain_fields_and_at_least_one(text: str) -> None:
 
 def test_the_fields_of_a_template_are_those_in_single_braces() -> None:
     task = plan(task={"template": "{question} {{not this}}\n{answer} {question}"}).task
-    assert task.fields == ["question", "answer", "question"]
+    assert task.fields == ["question", "answer"]
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a_b", "a b", "../a", "a\n", "é", "a" * 41])

@@ -96,16 +96,16 @@ def test_a_file_without_records_is_refused(tmp_path: Path, data: bytes) -> None:
     assert refused(written(tmp_path, gzip.compress(data), "records.jsonl.gz")).startswith("holds no records")
 
 
-@pytest.mark.parametrize("name", ["records.json", "records.csv", "records.gz", "records", "records.jsonl.zip"])
+@pytest.mark.parametrize("name", ["records.json", "records.txt", "records.gz", "records", "records.jsonl.zip"])
 def test_another_suffix_is_refused(tmp_path: Path, name: str) -> None:
-    assert "should be a .jsonl or .jsonl.gz file" in refused(written(tmp_path, LINES, name))
+    assert "should be a .jsonl, .csv or .parquet file" in refused(written(tmp_path, LINES, name))
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "records.jsonl") == "there is no such file"
     folder = tmp_path / "folder.jsonl"
     folder.mkdir()
-    assert refused(folder) == "there is no such file"
+    assert refused(folder).startswith("is a folder without state.json")
 
 
 def compressed() -> bytes:

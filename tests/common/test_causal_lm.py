@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from typing import Any
@@ -14,9 +15,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.errors import InputError
-from common.plan import Task
-from common.tasks import Example, make_task, padded_length
+from common.tasks import Example, UnusableError, evaluate, make_task, padded_length
 from common.tasks.causal_lm import CausalLM
+from common.tasks.section import TaskSection
 from tests.conftest import DEMO_BASE
 
 TEXTS = [
@@ -41,12 +42,16 @@ def model() -> Any:
 
 
 def task(tokenizer: Any, template: str = "{text}", max_length: int = 64) -> CausalLM:
-    return CausalLM(template, max_length, tokenizer)
+    return CausalLM(TaskSection(template=template, max_length=max_length), tokenizer)
+
+
+def one(examples: tuple[Example, ...]) -> Example:
+    (example,) = examples
+    return example
 
 
 def encoded(tokenizer: Any, texts: list[str] = TEXTS) -> list[Example]:
-    examples = [task(tokenizer).encode({"text": text}) for text in texts]
-    return [example for example in examples if example is not None]
+    return [one(task(tokenizer).encode({"text": text})) for text in texts]
 
 
 def token_losses(model: Any, example: Example) -> list[float]:
@@ -134,7 +139,8 @@ def test_a_tokenizer_without_a_padding_token_gives_the_same(model: Any, tokenize
 
 
 def test_evaluation_is_over_all_tokens_of_all_batches(model: Any, tokenizer: Any) -> None:
-    examples = encoded(tokenizer, [f"{text} {number}" for number in range(6) for text in TEXTS])
+    texts = [f"{text} {number}" for number in range(6) for text in TEXTS]
+    examples = encoded(tokenizer, texts)
     assert len(examples) == 36
     losses = [loss for example in examples for loss in token_losses(model, example)]
     right = 0
@@ -142,12 +148,16 @@ def test_evaluation_is_over_all_tokens_of_all_batches(model: Any, tokenizer: Any
         with torch.no_grad():
             best = model(input_ids=torch.tensor([example.input_ids])).logits[0].argmax(-1).tolist()
         right += sum(best[position - 1] == example.labels[position] for position in range(1, len(example)))
-    metrics = task(tokenizer).evaluate(model, examples)
+    records = [{"text": text} for text in texts]
+    metrics = evaluate(task(tokenizer), model, [*records, {"text": ""}, {}])
     assert (metrics["tokens"], metrics["records"]) == (len(losses), 36)
     assert metrics["loss"] == pytest.approx(mean(losses), abs=1e-5)
     assert metrics["perplexity"] == pytest.approx(math.exp(mean(losses)), rel=1e-5)
     assert metrics["accuracy"] == pytest.approx(right / len(losses), abs=1e-9)
+    assert metrics["bits_per_byte"] == pytest.approx(sum(losses) / math.log(2) / sum(map(len, texts)), rel=1e-5)
     assert 0 < right < len(losses)
+    predictions = [made for made in task(tokenizer).predict(model, records) if made is not None]
+    assert task(tokenizer).score(predictions) == pytest.approx(metrics["perplexity"], rel=1e-12)
 
 
 # Records
@@ -155,16 +165,14 @@ def test_evaluation_is_over_all_tokens_of_all_batches(model: Any, tokenizer: Any
 
 def test_a_text_is_begun_and_ended_as_the_base_model_expects(tokenizer: Any) -> None:
     by_hand = Tokenizer.from_file(str(DEMO_BASE / "tokenizer.json")).encode(TEXTS[2], add_special_tokens=False).ids
-    example = task(tokenizer).encode({"text": f"  {TEXTS[2]}\n"})
+    example = one(task(tokenizer).encode({"text": f"  {TEXTS[2]}\n"}))
     assert example == Example((1, *by_hand, 2), (1, *by_hand, 2))
 
 
 def test_what_is_longer_is_cut_and_what_fits_is_not(tokenizer: Any) -> None:
-    whole = task(tokenizer).encode({"text": TEXTS[2]})
-    assert whole is not None
+    whole = one(task(tokenizer).encode({"text": TEXTS[2]}))
     for length in (2, 3, len(whole) - 1, len(whole), len(whole) + 1):
-        cut = task(tokenizer, max_length=length).encode({"text": TEXTS[2]})
-        assert cut is not None
+        cut = one(task(tokenizer, max_length=length).encode({"text": TEXTS[2]}))
         assert cut.input_ids == whole.input_ids[:length]
         assert cut.labels == cut.input_ids
 
@@ -174,7 +182,7 @@ def test_fields_are_filled_in_and_braces_in_a_record_are_text(tokenizer: Any) ->
         {"question": "{answer}", "answer": 7, "more": [1]}
     )
     plain = task(tokenizer).encode({"text": "Q: {answer} A: 7"})
-    assert filled is not None
+    assert len(filled) == 1
     assert filled == plain
 
 
@@ -193,20 +201,21 @@ def test_fields_are_filled_in_and_braces_in_a_record_are_text(tokenizer: Any) ->
     ids=["empty", "no answer", "no question", "null", "list", "table", "another case", "endless integer"],
 )
 def test_a_record_that_lacks_a_field_is_no_example(tokenizer: Any, record: dict[str, Any]) -> None:
-    assert task(tokenizer, "{question} {answer}").encode(record) is None
+    with pytest.raises(UnusableError):
+        task(tokenizer, "{question} {answer}").encode(record)
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t \u00a0\u2003"])
 def test_an_empty_text_is_no_example(tokenizer: Any, text: str) -> None:
-    assert task(tokenizer).encode({"text": text}) is None
+    with pytest.raises(UnusableError, match="empty"):
+        task(tokenizer).encode({"text": text})
 
 
 @pytest.mark.parametrize(
     "text", ["\ud800", "a\udfff b", "\x00", "\ufffe\uffff", "👩‍⚕️" * 50, "x" * 200_000, "é " * 50_000]
 )
 def test_an_unusual_text_is_an_example_like_any_other(tokenizer: Any, text: str) -> None:
-    example = task(tokenizer).encode({"text": text})
-    assert example is not None
+    example = one(task(tokenizer).encode({"text": text}))
     assert 2 <= len(example) <= 64
     assert all(0 <= token < len(tokenizer) for token in example.input_ids)
 
@@ -224,13 +233,44 @@ JSON = st.recursive(
     record=st.dictionaries(ANY_TEXT, JSON, max_size=2)
     | st.fixed_dictionaries({"text": JSON}, optional={"answer": JSON})
 )
-def test_no_record_raises(tokenizer: Any, record: dict[str, Any]) -> None:
+def test_a_record_is_an_example_or_unusable(tokenizer: Any, record: dict[str, Any]) -> None:
     for template in ("{text}", "{text}{answer}"):
-        example = task(tokenizer, template, 8).encode(record)
-        if example is not None:
+        with contextlib.suppress(UnusableError):
+            example = one(task(tokenizer, template, 8).encode(record))
             assert 2 <= len(example) <= 8
             assert all(0 <= token < len(tokenizer) for token in example.input_ids)
             assert len(example.labels) == len(example.input_ids)
+
+
+# Responses
+
+
+def responding(tokenizer: Any, max_length: int = 64) -> CausalLM:
+    section = TaskSection(template="{prompt}", response=" {response}", max_length=max_length)
+    return CausalLM(section, tokenizer)
+
+
+def test_with_a_response_the_loss_is_taken_on_it_and_on_the_end_alone(tokenizer: Any) -> None:
+    def ids(text: str) -> tuple[int, ...]:
+        plain = Tokenizer.from_file(str(DEMO_BASE / "tokenizer.json"))
+        return tuple(plain.encode(text, add_special_tokens=False).ids)
+
+    example = one(responding(tokenizer).encode({"prompt": TEXTS[0], "response": TEXTS[2]}))
+    asked, told = (1, *ids(TEXTS[0])), (*ids(" " + TEXTS[2]), 2)
+    assert example == Example(asked + told, (-100,) * len(asked) + told)
+
+
+def test_bits_per_byte_are_those_of_the_response(model: Any, tokenizer: Any) -> None:
+    record = {"prompt": TEXTS[0], "response": "Über den Preis: 5 €"}
+    losses = token_losses(model, one(responding(tokenizer).encode(record)))
+    size = len(" Über den Preis: 5 €".encode())
+    metrics = evaluate(responding(tokenizer), model, [record])
+    assert metrics["bits_per_byte"] == pytest.approx(sum(losses) / math.log(2) / size, rel=1e-5)
+
+
+def test_a_prompt_that_leaves_no_room_for_its_response_is_unusable(tokenizer: Any) -> None:
+    with pytest.raises(UnusableError, match="no token to predict within max_length"):
+        responding(tokenizer, 5).encode({"prompt": TEXTS[2], "response": "yes"})
 
 
 # Made-up examples, and the choice of a task
@@ -246,15 +286,14 @@ def test_made_up_examples_fit_and_differ_in_length(tokenizer: Any, max_length: i
 
 
 def test_a_plan_makes_the_task_it_names(tokenizer: Any) -> None:
-    made = make_task(Task(template="{answer}", max_length=5), tokenizer)
-    example = made.encode({"answer": TEXTS[2]})
-    assert example is not None
-    assert len(example) == 5
-    assert made.encode({"text": TEXTS[2]}) is None
+    made = make_task(TaskSection(template="{answer}", max_length=5), tokenizer)
+    assert len(one(made.encode({"answer": TEXTS[2]}))) == 5
+    with pytest.raises(UnusableError, match="'answer' is missing"):
+        made.encode({"text": TEXTS[2]})
 
 
 def test_a_tokenizer_that_cannot_end_a_text_is_refused(tokenizer: Any) -> None:
     endless = copy.deepcopy(tokenizer)
     endless.eos_token = None
     with pytest.raises(InputError, match="end-of-text"):
-        make_task(Task(), endless)
+        make_task(TaskSection(), endless)

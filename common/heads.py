@@ -1,0 +1,77 @@
+"""A base model with a linear head on it: a vector for each text, or one for each token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+# How the names of its tensors begin in an adapter.
+HEAD = "head."
+
+
+class HeadedModel(torch.nn.Module):
+    """A base model without its own output layer, and a head in float32 that begins at zero.
+
+    A text's vector has length 1 (as sentence encoders are pooled, Reimers & Gurevych 2019,
+    https://arxiv.org/abs/1908.10084), so that the gradient of the head has a length below 2, whatever the base
+    model: that suits a clipping norm of 1.
+
+    Args:
+        backbone: gives `last_hidden_state`.
+        outputs: numbers that the head gives.
+        pooling: "mean", "first" or "last" for one vector a text; None for one a token.
+
+    Attributes:
+        backbone: as given, or with LoRA layers put on it since.
+        head: the linear layer.
+        pooling: as given.
+    """
+
+    def __init__(self, backbone: Any, outputs: int, pooling: str | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = torch.nn.Linear(backbone.config.hidden_size, outputs)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+        self.pooling = pooling
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the base model."""
+        return self.backbone.config
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """What the head gives, in float32.
+
+        Args:
+            inputs: `input_ids` and `attention_mask`, shape (texts, tokens), and what else the base model takes.
+
+        Returns:
+            Shape (texts, outputs), or (texts, tokens, outputs) without pooling.
+        """
+        hidden = self.backbone(**inputs).last_hidden_state.float()
+        if self.pooling is not None:
+            hidden = F.normalize(_pooled(hidden, inputs["attention_mask"], self.pooling), dim=-1)
+        outputs: torch.Tensor = self.head(hidden)
+        return outputs
+
+
+def _pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """One vector a text: (texts, tokens, width) → (texts, width). Padding stands behind a text."""
+    if pooling == "first":
+        return hidden[:, 0]
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+    shares = mask.to(hidden).unsqueeze(-1)
+    return (hidden * shares).sum(1) / shares.sum(1)
+
+
+def is_causal(backbone: Any) -> bool:
+    """Whether a base model reads from left to right, so that only the last token has seen all others."""
+    device = next(backbone.parameters()).device
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=device)
+    with torch.inference_mode():
+        first, second = backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    return bool(torch.allclose(first[:-1].float(), second[:-1].float(), atol=1e-5))

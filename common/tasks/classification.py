@@ -1,0 +1,112 @@
+"""Classification: the class of a text, by a linear head on one vector of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from common.tasks import Example, UnusableError
+from common.tasks.section import TaskSection
+from common.tasks.text import MadeUp, batches, device_of, filled, model_inputs
+from common.tasks.tokens import usable
+
+
+@dataclass(frozen=True)
+class ClassPrediction:
+    """The classes of one text.
+
+    Attributes:
+        label: the class that is right.
+        probabilities: of each class.
+    """
+
+    label: int
+    probabilities: tuple[float, ...]
+
+
+class Classification:
+    """Name the class of a text. The loss of an example is its cross-entropy.
+
+    Args:
+        section: of the plan.
+        tokenizer: of the base model.
+    """
+
+    def __init__(self, section: TaskSection, tokenizer: Any) -> None:
+        assert section.template is not None
+        assert section.labels is not None
+        assert section.label_field is not None
+        self._template = section.template
+        self._field = section.label_field
+        self._classes = {label: place for place, label in enumerate(section.labels)}
+        self._tokenizer = tokenizer
+        self._max_length = section.max_length
+
+    def encode(self, record: Mapping[str, Any]) -> tuple[Example, ...]:
+        """The tokens of the record's text with what the base model puts around a text, and its class."""
+        label = self._label(record)
+        return (Example(tuple(self.tokens(filled(self._template, record))), (label,)),)
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text, cut at `max_length`.
+
+        Raises:
+            UnusableError: there are none.
+        """
+        ids = list(self._tokenizer(text.strip(), truncation=True, max_length=self._max_length)["input_ids"])
+        if not ids:
+            raise UnusableError("its text has no tokens")
+        return ids
+
+    def losses(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> torch.Tensor:
+        """Cross-entropy of each example's class, shape (examples,)."""
+        labels = torch.tensor([example.labels[0] for example in examples], device=device_of(model))
+        return F.cross_entropy(self._logits(model, examples, length), labels, reduction="none")
+
+    def synthetic(self, count: int, longest: int = 12) -> list[Example]:
+        """Random token ids with random classes."""
+        made = MadeUp(self._tokenizer, self._max_length)
+        return [Example(ids, (made.below(len(self._classes)),)) for ids in made.rows(count, longest)]
+
+    def predict(
+        self, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]
+    ) -> list[ClassPrediction | None]:
+        """The probabilities of the classes of each record's text."""
+        places, examples = usable(self, records)
+        made: list[ClassPrediction | None] = [None] * len(records)
+        with torch.inference_mode():
+            for batch in batches(examples):
+                chosen = [examples[at] for at in batch]
+                every = self._logits(model, chosen, max(map(len, chosen))).double().softmax(1).tolist()
+                for at, probabilities in zip(batch, every, strict=True):
+                    made[places[at]] = ClassPrediction(examples[at].labels[0], tuple(probabilities))
+        return made
+
+    def metrics(self, predictions: Sequence[ClassPrediction]) -> dict[str, float]:
+        """Accuracy, macro F1 and what else `common.tasks.scores` says of classes."""
+        from common.tasks.scores import class_metrics
+
+        labels = [made.label for made in predictions]
+        return class_metrics(labels, [made.probabilities for made in predictions], list(self._classes))
+
+    def score(self, predictions: Sequence[ClassPrediction]) -> float:
+        """Accuracy."""
+        right = sum(max(made.probabilities) == made.probabilities[made.label] for made in predictions)
+        return right / len(predictions)
+
+    def _label(self, record: Mapping[str, Any]) -> int:
+        value = record.get(self._field)
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise UnusableError(f"its {self._field!r} is missing, or is no text or integer")
+        try:
+            return self._classes[str(value).strip()]
+        except (KeyError, ValueError):  # Python writes no integer of more than some thousand digits
+            raise UnusableError(f"its {self._field!r} is none of the plan's labels") from None
+
+    def _logits(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> torch.Tensor:
+        logits: torch.Tensor = model(**model_inputs(self._tokenizer, examples, length, device_of(model)))
+        return logits

@@ -1,0 +1,118 @@
+"""Scores of predictions, by the libraries that the field reports them with."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+_CALIBRATION_BINS = 15
+
+
+def class_metrics(
+    labels: Sequence[int], probabilities: Sequence[Sequence[float]], names: Sequence[str]
+) -> dict[str, float]:
+    """How well classes were told, by scikit-learn.
+
+    Args:
+        labels: the right class of each text.
+        probabilities: of each class, for each text.
+        names: of the classes.
+
+    Returns:
+        Accuracy; macro F1 over the classes that are right or predicted somewhere; mean log loss (nats);
+        calibration error; ROC-AUC where each class is right somewhere (one against the rest, averaged). With up to
+        20 classes also precision, recall and F1 of each.
+    """
+    from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, roc_auc_score
+
+    right, chances = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    told = chances.argmax(1)
+    metrics = {
+        "accuracy": float(accuracy_score(right, told)),
+        "macro_f1": float(f1_score(right, told, average="macro", zero_division=0.0)),
+        "loss": float(-np.log(np.maximum(chances[np.arange(len(right)), right], 1e-300)).mean()),
+        "calibration_error": calibration_error(right, chances),
+        "records": len(right),
+    }
+    if len(set(labels)) == len(names):
+        scores = chances[:, 1] if len(names) == 2 else chances / chances.sum(1, keepdims=True)
+        metrics["roc_auc"] = float(roc_auc_score(right, scores, multi_class="ovr"))
+    if len(names) <= 20:
+        every = list(range(len(names)))
+        parts = precision_recall_fscore_support(right, told, labels=every, zero_division=0.0)
+        for place, name in enumerate(names):
+            for kind, values in zip(("precision", "recall", "f1"), parts[:3], strict=True):
+                metrics[f"{kind}[{name}]"] = float(values[place])
+    return metrics
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Expected calibration error with 15 bins of equal width (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+
+    Args:
+        labels: shape (texts,).
+        probabilities: shape (texts, classes).
+    """
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == labels
+    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
+    gaps = [
+        abs(right[bins == place].mean() - confidence[bins == place].mean()) * (bins == place).mean()
+        for place in range(_CALIBRATION_BINS)
+        if (bins == place).any()
+    ]
+    return float(sum(gaps))
+
+
+def answer_metrics(answers: Sequence[tuple[str, Sequence[str]]]) -> dict[str, float]:
+    """Exact match and token F1 (Rajpurkar et al. 2016, https://arxiv.org/abs/1606.05250).
+
+    The best over the references of an answer, averaged. Han characters are tokens of their own.
+
+    Args:
+        answers: what was predicted, and the references; both empty where there is no answer.
+    """
+    exact = [
+        max((_words(text) == _words(one) for one in right), default=not _words(text)) for text, right in answers
+    ]
+    shared = [
+        max((_token_f1(text, one) for one in right), default=float(not _words(text))) for text, right in answers
+    ]
+    return {"exact_match": float(np.mean(exact)), "f1": float(np.mean(shared)), "records": len(answers)}
+
+
+def _words(text: str) -> list[str]:
+    """Lower case, without punctuation and English articles."""
+    kept = "".join(
+        " " if mark in string.punctuation or unicodedata.category(mark).startswith("P") else mark
+        for mark in text.lower()
+    )
+    apart = re.sub(r"([\u3400-\u9fff\uf900-\ufaff])", r" \1 ", kept)
+    return [word for word in apart.split() if word not in ("a", "an", "the")]
+
+
+def _token_f1(told: str, right: str) -> float:
+    left, other = _words(told), _words(right)
+    if not left or not other:
+        return float(left == other)
+    common = sum((Counter(left) & Counter(other)).values())
+    return 2 * common / (len(left) + len(other))
+
+
+def text_metrics(written: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """BLEU and chrF by sacreBLEU, ROUGE-L by rouge-score, all from 0 to 100."""
+    import sacrebleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"])
+    rouge = [scorer.score(right, told)["rougeL"].fmeasure for told, right in zip(written, references, strict=True)]
+    return {
+        "bleu": float(sacrebleu.corpus_bleu(list(written), [list(references)]).score),
+        "chrf": float(sacrebleu.corpus_chrf(list(written), [list(references)]).score),
+        "rouge_l": 100 * float(np.mean(rouge)),
+    }

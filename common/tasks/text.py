@@ -1,0 +1,94 @@
+"""The texts of a record, and tokens as rows of a batch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from common.tasks import Example, UnusableError
+
+
+def filled(template: str, record: Mapping[str, Any]) -> str:
+    """A template with the fields of a record.
+
+    Raises:
+        UnusableError: a field is missing or no text or number, or nothing but spaces comes of it.
+    """
+    fields = {key: value for key, value in record.items() if isinstance(value, str | int | float)}
+    try:
+        text = template.format_map(fields)
+    except KeyError as error:
+        raise UnusableError(f"its {error.args[0]!r} is missing, or is no text or number") from None
+    except ValueError:
+        raise UnusableError("a number has too many digits") from None
+    if not text.strip():
+        raise UnusableError("its text is empty")
+    return clean(text)
+
+
+def clean(text: str) -> str:
+    """A lone surrogate passes JSON but is no text; a tokenizer may fail on it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def padded(rows: Sequence[Sequence[int]], length: int, filler: int) -> torch.Tensor:
+    """Rows of numbers as (rows, length), filled up at the end."""
+    tensor = torch.full((len(rows), length), filler)
+    for place, row in enumerate(rows):
+        tensor[place, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return tensor
+
+
+def model_inputs(
+    tokenizer: Any, examples: Sequence[Example], length: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Token ids and mask, shape (examples, length); token types where the tokenizer's models know them."""
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    ones = [[1] * len(example.input_ids) for example in examples]
+    inputs = {
+        "input_ids": padded([example.input_ids for example in examples], length, padding),
+        "attention_mask": padded(ones, length, 0),
+    }
+    if "token_type_ids" in tokenizer.model_input_names and any(example.second for example in examples):
+        kinds = [[int(0 < example.second <= at) for at in range(len(example.input_ids))] for example in examples]
+        inputs["token_type_ids"] = padded(kinds, length, 0)
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where a model lives."""
+    return next(model.parameters()).device
+
+
+def batches(examples: Sequence[Example], rows: int = 32) -> list[list[int]]:
+    """The places of examples in batches, those of like length together."""
+    order = sorted(range(len(examples)), key=lambda place: len(examples[place]))
+    return [order[start : start + rows] for start in range(0, len(order), rows)]
+
+
+class MadeUp:
+    """Random token ids and classes, the same every time: to try a model with before any record is read.
+
+    Args:
+        tokenizer: whose token ids are drawn.
+        max_length: tokens of an example at most.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self._draw = random.Random(0)  # noqa: S311 - made-up examples are no secret
+        self._tokens = len(tokenizer)
+        self._max_length = max_length
+
+    def below(self, bound: int) -> int:
+        """A number from 0 to `bound` − 1."""
+        return self._draw.randrange(bound)
+
+    def rows(self, count: int, longest: int) -> list[tuple[int, ...]]:
+        """Rows of token ids that differ in length, the first the longest."""
+        longest = min(self._max_length, longest)
+        return [
+            tuple(self.below(self._tokens) for _ in range(max(2, longest - 2 * index))) for index in range(count)
+        ]
