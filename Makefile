@@ -11,11 +11,11 @@ demo: .venv/ready
 	$(QUIET) $(BIN)/sotto simulate
 
 test: .venv/ready
-	$(QUIET) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(QUIET) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not soak'
 
 soak: .venv/ready
 	$(QUIET) SOTTO_SOAK_KILLS=200 $(BIN)/python -m pytest tests/client/test_process_kills.py
-	$(QUIET) SOTTO_SOAK_KILLS=100 $(BIN)/python -m pytest --log-cli-level=INFO tests/federation/test_kills.py
+	$(QUIET) $(BIN)/python -m pytest --log-cli-level=INFO -m soak tests
 	$(QUIET) SOTTO_SOAK_FUZZ=10000 $(BIN)/python -m pytest tests/fuzz
 
 check: .venv/ready

@@ -198,6 +198,7 @@ if "client.runtime" in sys.orig_argv and "supernode" in sys.orig_argv:
 """
 
 
+@pytest.mark.soak
 def test_messages_that_never_arrive_whole_hold_up_nobody(tiny_base: Path, tmp_path: Path) -> None:
     """Flower waits minutes for the rest of a message that has begun to arrive."""
     (tmp_path / "hook").mkdir()

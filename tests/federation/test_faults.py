@@ -60,7 +60,7 @@ def answered(out: Path) -> list[list[str]]:
     return [line["organizations"]["answered"] for line in lines(out)[1:]]
 
 
-@pytest.mark.parametrize("part", ["vault", "SuperNode"])
+@pytest.mark.parametrize("part", ["vault", pytest.param("SuperNode", marks=pytest.mark.soak)])
 def test_a_run_does_not_wait_for_ever_for_one_that_stands_still(federation: Federation, part: str) -> None:
     rounds = 4
     plan = federation.write_plan(
@@ -91,6 +91,7 @@ def test_a_run_does_not_wait_for_ever_for_one_that_stands_still(federation: Fede
         assert len({number for number, _ in releases}) == len(releases) <= rounds
 
 
+@pytest.mark.soak
 def test_one_that_comes_late_takes_part_and_so_does_one_that_comes_back(federation: Federation) -> None:
     rounds = 30
     plan = federation.write_plan(
@@ -118,6 +119,7 @@ def test_one_that_comes_late_takes_part_and_so_does_one_that_comes_back(federati
     assert late[0] == rounds
 
 
+@pytest.mark.soak
 def test_a_full_disk_of_the_coordinator_ends_the_run_in_one_line_and_resume_completes_it(
     federation: Federation,
 ) -> None:

@@ -180,6 +180,7 @@ def test_a_vault_needs_no_network_interface(seeded_run: Path, federation: Federa
     assert ledger == (6, [(1, 2), (2, 2), (3, 2)])
 
 
+@pytest.mark.soak
 def test_a_vault_loads_its_model_once_and_its_memory_stays_flat(seeded_run: Path, federation: Federation) -> None:
     """Over two runs of three rounds; the relays have run all the time while the vaults were others."""
     folder = federation.folder
