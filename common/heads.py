@@ -15,8 +15,9 @@ class HeadedModel(torch.nn.Module):
     """A base model without its own output layer, and a head in float32 that begins at zero.
 
     A text's vector has length 1 (as sentence encoders are pooled, Reimers & Gurevych 2019,
-    https://arxiv.org/abs/1908.10084), so that the gradient of the head has a length below 2, whatever the base
-    model: that suits a clipping norm of 1.
+    https://arxiv.org/abs/1908.10084), so that the gradient of the head has a length of at most √2, whatever the
+    base model: that suits a clipping norm of 1. There is no bias: as a part of the vector that is always 1 it would
+    take half of each gradient's squared length, and half of what the clipping norm leaves.
 
     Args:
         backbone: gives `last_hidden_state`.
@@ -32,9 +33,8 @@ class HeadedModel(torch.nn.Module):
     def __init__(self, backbone: Any, outputs: int, pooling: str | None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = torch.nn.Linear(backbone.config.hidden_size, outputs)
+        self.head = torch.nn.Linear(backbone.config.hidden_size, outputs, bias=False)
         torch.nn.init.zeros_(self.head.weight)
-        torch.nn.init.zeros_(self.head.bias)
         self.pooling = pooling
 
     @property
@@ -51,11 +51,15 @@ class HeadedModel(torch.nn.Module):
         Returns:
             Shape (texts, outputs), or (texts, tokens, outputs) without pooling.
         """
-        hidden = self.backbone(**inputs).last_hidden_state.float()
-        if self.pooling is not None:
-            hidden = F.normalize(_pooled(hidden, inputs["attention_mask"], self.pooling), dim=-1)
-        outputs: torch.Tensor = self.head(hidden)
+        outputs: torch.Tensor = self.head(self.vectors(**inputs))
         return outputs
+
+    def vectors(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """What the head is given, in float32: shape (texts, width), or (texts, tokens, width) without pooling."""
+        hidden: torch.Tensor = self.backbone(**inputs).last_hidden_state.float()
+        if self.pooling is None:
+            return hidden
+        return F.normalize(_pooled(hidden, inputs["attention_mask"], self.pooling), dim=-1)
 
 
 def _pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

@@ -162,7 +162,9 @@ class Evaluation(Section):
     """Public data held by the coordinator; never seen by an organization, never private."""
 
     data: str | None = None
-    """JSON Lines (.jsonl, .jsonl.gz) on which the model is evaluated after every round."""
+    """Records on which the model is evaluated before the run, during it and after it: .jsonl, .csv or .parquet."""
+    every: Count = 1
+    """Rounds between two evaluations."""
     prompts: list[str] = []
     """Prompts to be answered before and after the run."""
 
@@ -171,7 +173,7 @@ class Simulation(Section):
     """Read by `sotto simulate` only: one public file is dealt to simulated organizations."""
 
     data: str | None = Field(default=None, examples=["records.jsonl"])
-    """Records of all simulated organizations: JSON Lines (.jsonl, .jsonl.gz)."""
+    """Records of all simulated organizations: .jsonl, .csv or .parquet."""
     partition: Literal["iid", "dirichlet", "field"] = "iid"
     """iid: at random. dirichlet: by the values of `field`, unevenly. field: one organization a value."""
     field: str | None = None
@@ -227,6 +229,10 @@ class Plan(SettingsFile):
         if self.simulation.user_field is not None and self.privacy.unit != "user":
             raise ValueError(f'simulation.user_field = {self.simulation.user_field!r} needs privacy.unit = "user"')
         return self
+
+    def is_evaluated_after(self, round_number: int) -> bool:
+        """Whether public data is looked at after a round: after every so many, and after the last."""
+        return round_number % self.evaluation.every == 0 or round_number == self.training.rounds
 
     @classmethod
     def from_canonical(cls, data: bytes) -> Plan:

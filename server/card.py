@@ -59,7 +59,7 @@ tokenizer = AutoTokenizer.from_pretrained("{base}")
 """
 
 _HEAD = """
-`head.safetensors` holds a linear layer in float32: `outputs = vectors @ weight.T + bias`. {vector} Its outputs are
+`head.safetensors` holds a linear layer in float32: `outputs = vectors @ weight.T`. {vector} Its outputs are
 {outputs}.
 """
 

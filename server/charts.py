@@ -64,8 +64,9 @@ def quality_chart(metrics: Sequence[tuple[int, Mapping[str, float]]]) -> Chart |
     """A metric on public data after every round; None if there is none.
 
     Args:
-        metrics: (round, metrics) in the order of the rounds.
+        metrics: (round, metrics) in the order of the rounds; rounds without any are left out.
     """
+    metrics = [(number, values) for number, values in metrics if values]
     names = (
         [name for name in ("perplexity", "f1", "accuracy", *metrics[-1][1]) if name in metrics[-1][1]]
         if metrics

@@ -92,6 +92,7 @@ class ProgressBar(Observer):
             "rounds", total=plan.training.rounds, metric="", missing="", start=False
         )
         self._metric, _ = plan.task.headline
+        self._shown = ""
         self._share = 1.0
         self._missing: list[str] = []
         self._completed = 0
@@ -142,5 +143,6 @@ class ProgressBar(Observer):
 
     def finished(self, line: RoundLine) -> None:
         """Show the round's metric."""
-        metric = f"{self._metric} {line.metrics[self._metric]:.4g}" if self._metric in line.metrics else ""
-        self._progress.update(self._task, completed=max(line.round, self._completed), metric=metric)
+        if self._metric in line.metrics:
+            self._shown = f"{self._metric} {line.metrics[self._metric]:.4g}"
+        self._progress.update(self._task, completed=max(line.round, self._completed), metric=self._shown)

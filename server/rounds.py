@@ -109,7 +109,7 @@ def _run_round(
         bytes_up=sum(messages.payload_size(reply.content) for reply in replies.values()),
         bytes_down=sum(messages.payload_size(request.content) for request in requests),
         seconds=round(seconds, 3),
-        metrics=evaluate(adapter) if evaluate else {},
+        metrics=evaluate(adapter) if evaluate and directory.plan.is_evaluated_after(number) else {},
     )
     return adapter, line
 

@@ -6,13 +6,15 @@ made to train like this.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from client.data import EncodedRecords
+from client.data import EncodedRecords, Unit
 from client.entropy import Entropy
 from client.organization import Organization
 from client.private import choose_examples, micro_batches, poisson_sample
-from client.vault import make_optimizer
+from client.vault import frozen_units, make_optimizer
 from common.accounting import sample_rate
 from common.adapter import from_bytes, subtract, to_bytes
 from common.errors import Refused
@@ -41,6 +43,8 @@ class OpenTrainer:
         self._model = model
         self._plan = plan
         self._entropy = entropy
+        self._task = make_task(plan.task, model.tokenizer)
+        self._frozen = frozen_units(self._task, records, organization)
 
     def describe(self) -> Description:
         """Name, unit and public size."""
@@ -52,13 +56,17 @@ class OpenTrainer:
         plan, model = self._plan, self._model
         before = from_bytes(request.adapter, model.trained_shapes)
         model.load(before)
-        parameters = model.trained_parameters(head_only=request.round <= plan.training.head_rounds)
+        head_only = request.round <= plan.training.head_rounds
+        parameters = model.trained_parameters(head_only=head_only)
+        units: Sequence[Unit] = self._records.units
+        if head_only and self._frozen is not None:
+            units = self._frozen.under(model.module, before)
         optimizer = make_optimizer(plan, parameters, request.round)
-        task = make_task(plan.task, model.tokenizer)
+        task = self._task
         stream = self._entropy.stream(self._organization.name, request.run, request.round)
         rate = sample_rate(plan.training.batch_size, self._organization.data.public_size)
         for _ in range(plan.training.local_steps):
-            drawn = poisson_sample(self._records.units, rate, stream.branch())
+            drawn = poisson_sample(units, rate, stream.branch())
             choices = stream.branch()
             sample = [choose_examples(unit, plan.privacy.records_per_user, choices) for unit in drawn]
             for batch, owners in micro_batches(sample, self._organization.vault.max_tokens):

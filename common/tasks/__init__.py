@@ -32,11 +32,13 @@ class Example:
         labels: what the loss is taken against, as the task reads it: what each position should have been
             (`IGNORED` where no loss is taken), a class, the ends of an answer, the tokens to write.
         second: where the second of two texts begins; 0 if there is one text.
+        vector: in place of the tokens, what a base model that is not trained makes of them: float32 as bytes.
     """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     second: int = 0
+    vector: bytes = b""
 
     def __len__(self) -> int:
         return max(len(self.input_ids), len(self.labels))

@@ -67,6 +67,15 @@ class Classification:
         labels = torch.tensor([example.labels[0] for example in examples], device=device_of(model))
         return F.cross_entropy(self._logits(model, examples, length), labels, reduction="none")
 
+    def frozen(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> list[Example]:
+        """The examples with vectors in place of tokens: only the head is left to compute."""
+        inputs = model_inputs(self._tokenizer, examples, length, device_of(model))
+        vectors = model.vectors(**inputs).cpu().numpy()  # type: ignore[operator]
+        return [
+            Example((), example.labels, vector=vector.tobytes())
+            for example, vector in zip(examples, vectors, strict=True)
+        ]
+
     def synthetic(self, count: int, longest: int = 12) -> list[Example]:
         """Random token ids with random classes."""
         made = MadeUp(self._tokenizer, self._max_length)
@@ -107,6 +116,10 @@ class Classification:
         except (KeyError, ValueError):  # Python writes no integer of more than some thousand digits
             raise UnusableError(f"its {self._field!r} is none of the plan's labels") from None
 
-    def _logits(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> torch.Tensor:
+    def _logits(self, model: Any, examples: Sequence[Example], length: int) -> torch.Tensor:
+        if examples[0].vector:
+            every = bytearray(b"".join(example.vector for example in examples))
+            vectors = torch.frombuffer(every, dtype=torch.float32).view(len(examples), -1)
+            return model.head(vectors.to(device_of(model)))  # type: ignore[no-any-return]
         logits: torch.Tensor = model(**model_inputs(self._tokenizer, examples, length, device_of(model)))
         return logits

@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from common.adapter import initial
-from common.errors import InputError
 from common.base import fingerprint, load_base
+from common.errors import InputError
 from common.model import LoraModel
 from common.tasks.section import TaskSection
 from tests.conftest import DEMO_BASE, MakePlan

@@ -1,0 +1,57 @@
+"""What a base model that is not trained makes of the records, kept: then only the head is left to compute.
+
+A vector follows from one example alone, and from tensors that everybody has: keeping it changes no release.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from client.data import Unit
+from client.private import micro_batches
+from common.adapter import Adapter, is_lora, to_bytes
+from common.tasks import Example
+from common.tasks.classification import Classification
+
+
+class FrozenUnits:
+    """Units whose examples are vectors; those of one adapter are kept.
+
+    Args:
+        task: of the plan.
+        units: the examples of each.
+        max_tokens: padded tokens in a micro-batch.
+    """
+
+    def __init__(self, task: Classification, units: Sequence[Unit], max_tokens: int) -> None:
+        self._task = task
+        self._units = units
+        self._max_tokens = max_tokens
+        self._key = ""
+        self._frozen: list[Unit] = []
+
+    def under(self, model: torch.nn.Module, adapter: Adapter) -> Sequence[Unit]:
+        """The units as the model sees them.
+
+        Args:
+            model: the base model with its head; its LoRA layers hold `adapter`.
+            adapter: what the vectors depend on, beside the base model.
+        """
+        layers = {name: tensor for name, tensor in adapter.items() if is_lora(name)}
+        key = hashlib.sha256(to_bytes(layers)).hexdigest()
+        if key != self._key:
+            self._frozen = self._computed(model)
+            self._key = key
+        return self._frozen
+
+    def _computed(self, model: torch.nn.Module) -> list[Unit]:
+        made: list[list[Example]] = [[] for _ in self._units]
+        with torch.no_grad():
+            for batch, owners in micro_batches(self._units, self._max_tokens):
+                filled = batch.examples + batch.examples[:1] * (batch.rows - len(batch.examples))
+                for example, owner in zip(self._task.frozen(model, filled, batch.length), owners, strict=False):
+                    made[owner].append(example)
+        return [tuple(examples) for examples in made]
