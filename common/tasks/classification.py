@@ -70,7 +70,7 @@ class Classification:
     def frozen(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> list[Example]:
         """The examples with vectors in place of tokens: only the head is left to compute."""
         inputs = model_inputs(self._tokenizer, examples, length, device_of(model))
-        vectors = model.vectors(**inputs).cpu().numpy()  # type: ignore[operator]
+        vectors = model.vectors(**inputs).detach().cpu().numpy()  # type: ignore[operator]
         return [
             Example((), example.labels, vector=vector.tobytes())
             for example, vector in zip(examples, vectors, strict=True)

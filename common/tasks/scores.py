@@ -40,7 +40,7 @@ def class_metrics(
         "records": len(right),
     }
     if len(set(labels)) == len(names):
-        scores = chances[:, 1] if len(names) == 2 else chances / chances.sum(1, keepdims=True)
+        scores = chances[:, 1] if len(names) == 2 else chances
         metrics["roc_auc"] = float(roc_auc_score(right, scores, multi_class="ovr"))
     if len(names) <= 20:
         every = list(range(len(names)))

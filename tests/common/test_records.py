@@ -8,12 +8,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from common.errors import InputError
-from common.records import read_records
+from common.records import placed_records, read_records
 
 LINES = b'{"text": "one"}\n{"text": "two \xc3\xa9", "more": [1, null]}\n'
 RECORDS = [{"text": "one"}, {"text": "two é", "more": [1, None]}]
@@ -128,3 +130,96 @@ def compressed() -> bytes:
 )
 def test_what_is_not_a_whole_gzip_file_is_refused(tmp_path: Path, data: bytes) -> None:
     assert refused(written(tmp_path, data, "records.jsonl.gz"))
+
+
+# Other formats
+
+ROWS = [
+    {"text": "Grüße, 世界", "label": "1"},
+    {"text": 'two\nlines, "quoted"', "label": ""},
+    {"text": "c", "label": "2"},
+]
+
+
+def csv_text(rows: list[dict[str, str]]) -> str:
+    lines = ["text,label"] + ['"' + row["text"].replace('"', '""') + '",' + row["label"] for row in rows]
+    return "\r\n".join(lines) + "\r\n"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("name", ["records.csv", "RECORDS.CSV", "records.csv.gz"])
+def test_csv_is_read_with_line_breaks_quotes_and_a_byte_order_mark(tmp_path: Path, name: str, mark: str) -> None:
+    data = (mark + csv_text(ROWS)).encode()
+    path = written(tmp_path, gzip.compress(data) if name.endswith(".gz") else data, name)
+    assert read_records(path) == ROWS
+    assert [place for place, _ in placed_records(path)] == ["line 2", "line 4", "line 5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n3\n", "line 3 should have 2 cells"),
+        ("a,b\n1,2,3\n", "line 2 should have 2 cells"),
+        ("a,a\n1,2\n", "a name of its own"),
+        ("a,\n1,2\n", "a name of its own"),
+        ('a,b\n1,"x"y\n', "line 2 is not CSV"),
+        ('a,b\n1,"never closed\n', "is not CSV"),
+        ("a,b\n", "holds no records"),
+        ("", "a name of its own"),
+    ],
+)
+def test_wrong_csv_is_one_line_without_a_cell(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refused(written(tmp_path, text.encode(), "records.csv"))
+
+
+def test_csv_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
+    assert "line 3 is no text in UTF-8" in refused(
+        written(tmp_path, "a\nb\nGr\xfc\xdfe\n".encode("latin-1"), "r.csv")
+    )
+
+
+def table() -> pyarrow.Table:
+    return pyarrow.table(
+        {"text": ["a", "Grüße", None], "label": [1, 2, 3], "messages": [[{"role": "user"}], [], None]}
+    )
+
+
+def test_parquet_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "records.parquet"
+    parquet.write_table(table(), path, row_group_size=2)
+    assert read_records(path) == table().to_pylist()
+    assert [place for place, _ in placed_records(path)] == ["row 1", "row 2", "row 3"]
+    assert "cannot be read as parquet" in refused(written(tmp_path, path.read_bytes()[:-9], "cut.parquet"))
+
+
+def save_to_disk(folder: Path, *tables: pyarrow.Table) -> Path:
+    """As the datasets library does."""
+    folder.mkdir()
+    names = [f"data-{place:05}-of-{len(tables):05}.arrow" for place in range(len(tables))]
+    for name, part in zip(names, tables, strict=True):
+        with pyarrow.OSFile(str(folder / name), "wb") as file, pyarrow.ipc.new_stream(file, part.schema) as stream:
+            stream.write_table(part)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    return folder
+
+
+def test_a_folder_of_the_datasets_library_is_read(tmp_path: Path) -> None:
+    folder = save_to_disk(tmp_path / "set", table(), table().slice(1))
+    assert read_records(folder) == table().to_pylist() + table().slice(1).to_pylist()
+    assert placed_records(folder)[-1][0] == "row 5"
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "{}",
+        "[]",
+        "nonsense",
+        '{"_data_files": [{"filename": "../records.arrow"}]}',
+        '{"_data_files": [{"filename": "a"}]}',
+    ],
+)
+def test_a_folder_that_is_none_of_that_library_is_refused(tmp_path: Path, state: str) -> None:
+    folder = save_to_disk(tmp_path / "set", table())
+    (folder / "state.json").write_text(state)
+    assert "cannot be read as a folder of the datasets library" in refused(folder)

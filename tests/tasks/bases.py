@@ -25,7 +25,20 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 LABELS = ["no", "yes", "perhaps"]
-WORDS = "parcel clinic order bank doctor open late money ticket number please Tuesday".split()
+WORDS = [
+    "parcel",
+    "clinic",
+    "order",
+    "bank",
+    "doctor",
+    "open",
+    "late",
+    "money",
+    "ticket",
+    "number",
+    "please",
+    "Tuesday",
+]
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "causal-lm": {"max_length": 32},

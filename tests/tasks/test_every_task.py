@@ -113,7 +113,7 @@ def test_one_record_moves_a_release_by_at_most_the_clipping_norm_over_the_batch(
         # The noise is the same, but it is rounded to float32 at another place.
         assert distance <= clipping / batch * (1 + 1e-3)
         moved.append(distance)
-    # Sampled with q = 1/2, and its gradient is longer than the clipping norm: it moves all that it may, or nothing.
+    # Drawn with q = 1/2, and with a gradient longer than the clipping norm: it moves all that it may, or nothing.
     assert max(moved) >= 0.99 * clipping / batch
     if head_rounds:
         assert not any(update.any() for name, update in more.items() if adapter.is_lora(name))

@@ -1,0 +1,168 @@
+"""Classes of texts: what a text's vector is, what is right, and how well it was told."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+from common.base import load_base
+from common.errors import InputError
+from common.heads import HeadedModel
+from common.model import LoraModel, with_head
+from common.tasks import UnusableError, make_task
+from common.tasks.classification import ClassPrediction
+from common.tasks.scores import calibration_error, class_metrics
+from common.tasks.section import TaskSection
+from tests.tasks.bases import LABELS, record, section
+from tests.tasks.conftest import MakeTaskPlan
+
+TEXTS = ["parcel", "the bank opens late", "doctor " * 9]
+
+
+def model_for(plan: Any) -> LoraModel:
+    model = LoraModel(plan.model.base, plan)
+    draw = np.random.default_rng(1)
+    model.load({name: draw.normal(0, 0.2, shape).astype(np.float32) for name, shape in model.shapes.items()})
+    return model
+
+
+@pytest.mark.parametrize(
+    ("base", "pooling"),
+    [("encoder", "mean"), ("encoder", "first"), ("encoder", None), ("decoder", "last"), ("decoder", None)],
+)
+def test_a_loss_is_that_of_the_text_alone_with_its_pooled_vector(
+    task_plan: MakeTaskPlan, base: str, pooling: str | None
+) -> None:
+    plan = task_plan("classification", base, task={"pooling": pooling} if pooling else {})
+    model = model_for(plan)
+    task = make_task(plan.task, model.tokenizer)
+    examples = [task.encode({"text": text, "label": "perhaps"})[0] for text in TEXTS]
+    losses = task.losses(model.module, examples, 48).tolist()
+    usual = {"encoder": "mean", "decoder": "last"}[base]
+    for example, loss in zip(examples, losses, strict=True):
+        # Without padding or mask, number by number.
+        hidden = model.peft(input_ids=torch.tensor([example.input_ids])).last_hidden_state[0]
+        vector = {"mean": hidden.mean(0), "first": hidden[0], "last": hidden[-1]}[pooling or usual]
+        scores = model.module.head.weight @ (vector / vector.norm())
+        expected = math.log(sum(math.exp(score) for score in scores.tolist())) - scores.tolist()[2]
+        assert loss == pytest.approx(expected, abs=1e-5)
+
+
+def test_vectors_that_are_kept_give_the_same_losses(task_plan: MakeTaskPlan) -> None:
+    plan = task_plan("classification", "encoder")
+    model = model_for(plan)
+    task: Any = make_task(plan.task, model.tokenizer)
+    examples = [task.encode(record(number))[0] for number in range(5)]
+    frozen = task.frozen(model.module, examples, 48)
+    assert [example.input_ids for example in frozen] == [()] * 5
+    expected = task.losses(model.module, examples, 48)
+    torch.testing.assert_close(task.losses(model.module, frozen, 16), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_label_is_a_text_or_an_integer_of_the_plan(tokenizer: Any) -> None:
+    numbers = make_task(TaskSection(kind="classification", labels=["0", "1", "12"]), tokenizer)
+    assert [numbers.encode({"text": "a", "label": label})[0].labels for label in (0, "1", " 12 ", 12)] == [
+        (0,),
+        (1,),
+        (2,),
+        (2,),
+    ]
+    for label in (2, "zero", 1.0, True, None, "", [0]):
+        with pytest.raises(UnusableError, match="'label'"):
+            numbers.encode({"text": "a", "label": label})
+
+
+def test_a_long_text_is_cut_and_the_field_of_the_label_can_be_another(tokenizer: Any) -> None:
+    own = TaskSection(kind="classification", max_length=5, labels=LABELS, label_field="class", template="{a} {b}")
+    (example,) = make_task(own, tokenizer).encode({"a": "parcel clinic", "b": "order " * 20, "class": "yes"})
+    assert len(example.input_ids) == 5
+    assert example.labels == (1,)
+
+
+def test_of_predictions_each_record_has_its_own(task_plan: MakeTaskPlan) -> None:
+    plan = task_plan("classification", "encoder")
+    model = model_for(plan)
+    task = make_task(plan.task, model.tokenizer)
+    records = [record(number) for number in range(40)]
+    records[7] = {"text": "no label"}
+    predictions = task.predict(model.module, records)
+    assert predictions[7] is None
+    for one, prediction in zip(records, predictions, strict=True):
+        if prediction is not None:
+            (alone,) = task.predict(model.module, [one])
+            assert prediction.label == LABELS.index(one["label"])
+            assert prediction.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+            assert sum(prediction.probabilities) == pytest.approx(1)
+
+
+def predictions(labels: list[int], probabilities: list[list[float]]) -> list[ClassPrediction]:
+    return [ClassPrediction(label, tuple(row)) for label, row in zip(labels, probabilities, strict=True)]
+
+
+def test_metrics_of_classes_by_hand(tokenizer: Any) -> None:
+    labels = [0, 0, 1, 1, 2]
+    chances = [[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]
+    task = make_task(section("classification"), tokenizer)
+    metrics = task.metrics(predictions(labels, chances))
+    # Told: 0 1 1 1 0. "no": 1 of 2 found, 1 of 2 told right; "yes": 2 of 2, 2 of 3; "perhaps": never.
+    assert metrics["accuracy"] == task.score(predictions(labels, chances)) == 3 / 5
+    assert (metrics["precision[no]"], metrics["recall[no]"], metrics["f1[no]"]) == (0.5, 0.5, 0.5)
+    assert metrics["f1[yes]"] == pytest.approx(0.8)
+    assert metrics["f1[perhaps]"] == 0
+    assert metrics["macro_f1"] == pytest.approx((0.5 + 0.8 + 0) / 3)
+    right = [0.7, 0.3, 0.8, 0.5, 0.1]
+    assert metrics["loss"] == pytest.approx(-sum(map(math.log, right)) / 5)
+    # Pairs of one of the class and one of another that are in the right order, a tie is half: by class.
+    areas = []
+    for place in range(3):
+        own = [row[place] for row, label in zip(chances, labels, strict=True) if label == place]
+        rest = [row[place] for row, label in zip(chances, labels, strict=True) if label != place]
+        won = [(a > b) + (a == b) / 2 for a in own for b in rest]
+        areas.append(sum(won) / len(won))
+    assert metrics["roc_auc"] == pytest.approx(sum(areas) / 3)
+
+
+def test_the_calibration_error_is_that_of_a_slow_loop() -> None:
+    draw = np.random.default_rng(2)
+    chances = draw.dirichlet([1, 1, 1], size=300)
+    labels = draw.integers(0, 3, size=300)
+    total = 0.0
+    for place in range(15):
+        rows = [
+            (row.max(), row.argmax() == label)
+            for row, label in zip(chances, labels, strict=True)
+            if place / 15 <= row.max() < (place + 1) / 15
+        ]
+        if rows:
+            sure, right = np.mean([one[0] for one in rows]), np.mean([one[1] for one in rows])
+            total += abs(sure - right) * len(rows) / 300
+    assert calibration_error(labels, chances) == pytest.approx(total)
+    assert calibration_error(np.array([0, 1]), np.array([[1.0, 0.0], [0.0, 1.0]])) == 0
+
+
+def test_where_a_class_is_missing_or_there_are_many_less_is_said() -> None:
+    few = class_metrics([0, 0], [[0.6, 0.4], [0.4, 0.6]], ["a", "b"])
+    assert "roc_auc" not in few
+    assert few["macro_f1"] == pytest.approx(f1_score([0, 0], [0, 1], average="macro", zero_division=0))
+    many = class_metrics(list(range(21)), np.eye(21).tolist(), [str(at) for at in range(21)])
+    assert not any("[" in name for name in many)
+    assert many["accuracy"] == many["roc_auc"] == 1
+
+
+def test_a_head_begins_at_zero_and_an_encoder_decoder_has_none(
+    bases: dict[str, Path], task_plan: MakeTaskPlan
+) -> None:
+    plan = task_plan("classification", "encoder")
+    model = LoraModel(plan.model.base, plan)
+    assert isinstance(model.module, HeadedModel)
+    assert not model.module.head.weight.any()
+    assert with_head(model.peft, TaskSection()) is model.peft
+
+    with pytest.raises(InputError, match="encoder-decoder; a head goes on"):
+        load_base(str(bases["both"]), "float32", section("classification"))
