@@ -16,8 +16,8 @@ class HeadedModel(torch.nn.Module):
 
     A text's vector has length 1 (as sentence encoders are pooled, Reimers & Gurevych 2019,
     https://arxiv.org/abs/1908.10084), so that the gradient of the head has a length of at most √2, whatever the
-    base model: that suits a clipping norm of 1. There is no bias: as a part of the vector that is always 1 it would
-    take half of each gradient's squared length, and half of what the clipping norm leaves.
+    base model: that suits a clipping norm of 1. There is no bias: as a part of the vector that is always 1 it
+    would take half of each gradient's squared length, and half of what the clipping norm leaves.
 
     Args:
         backbone: gives `last_hidden_state`.

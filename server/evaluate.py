@@ -131,12 +131,20 @@ def evaluate(
     groups = (
         None
         if by is None
-        else _groups(task, section.headline[0], predictions, [str(record.get(by, "")) for record in records])
+        else compare(task, section.headline[0], predictions, [str(record.get(by, "")) for record in records])
     )
     return task.metrics(predictions), groups
 
 
-def _groups(task: Task, name: str, predictions: Sequence[Any], values: Sequence[str]) -> Groups:
+def compare(task: Task, name: str, predictions: Sequence[Any], values: Sequence[str]) -> Groups:
+    """What groups of predictions differ by.
+
+    Args:
+        task: made the predictions.
+        name: of its headline metric.
+        predictions: at least one.
+        values: the group of each.
+    """
     members: dict[str, list[Any]] = {}
     for value, prediction in zip(values, predictions, strict=True):
         members.setdefault(value, []).append(prediction)

@@ -23,12 +23,17 @@ import client.private
 import client.vault
 import common.messages
 import common.report
-import common.tasks.causal_lm
 from client.chain import Chain
 from client.entropy import Keystream
+from client.frozen import FrozenUnits
 from client.ledger import Ledger
 from common.errors import Refused
 from common.mechanism import Mechanism
+from common.tasks.causal_lm import CausalLM
+from common.tasks.chat import Chat
+from common.tasks.classification import Classification
+from common.tasks.question_answering import QuestionAnswering
+from common.tasks.seq2seq import Seq2Seq
 
 _OURS = ("client", "common", "server", "simulations")
 
@@ -75,15 +80,63 @@ def shuffled_batches() -> None:
     replace_everywhere(client.private.poisson_sample, sample)
 
 
-def batch_loss() -> None:
-    """The model's own loss over the whole batch in place of one loss per example."""
+def _batch_loss_of(kind: Any) -> None:
+    original = kind.losses
 
     def losses(self: Any, model: Any, examples: Any, length: int) -> torch.Tensor:
         each: torch.Tensor = original(self, model, examples, length)
         return each.mean().expand(len(each))
 
-    original = common.tasks.causal_lm.CausalLM.losses
-    common.tasks.causal_lm.CausalLM.losses = losses  # type: ignore[method-assign]
+    kind.losses = losses
+
+
+def batch_loss() -> None:
+    """The model's own loss over the whole batch in place of one loss per example."""
+    _batch_loss_of(CausalLM)
+
+
+def batch_loss_of_chats() -> None:
+    """The same for dialogues."""
+    _batch_loss_of(Chat)
+
+
+def batch_loss_of_classes() -> None:
+    """The same for classification."""
+    _batch_loss_of(Classification)
+
+
+def batch_loss_of_answers() -> None:
+    """The same for question answering."""
+    _batch_loss_of(QuestionAnswering)
+
+
+def batch_loss_of_texts() -> None:
+    """The same for texts from texts."""
+    _batch_loss_of(Seq2Seq)
+
+
+def windows_by_themselves() -> None:
+    """Each window of a long record is a unit, clipped by itself."""
+    original = client.data.encode
+
+    def encode(*values: Any) -> Any:
+        made = original(*values)
+        units = tuple((example,) for unit in made.units for example in unit)
+        return type(made)(units, made.unusable)
+
+    replace_everywhere(original, encode)
+
+
+def vectors_of_another_adapter() -> None:
+    """What was kept of the records is used although the layers that made it have changed."""
+    original = FrozenUnits.under
+    kept: list[Any] = []
+
+    def under(self: Any, *values: Any) -> Any:
+        kept.append(original(self, *values))
+        return kept[0]
+
+    FrozenUnits.under = under  # type: ignore[method-assign]
 
 
 def _with_step(change: Callable[[Any, Any], Any]) -> None:
@@ -306,6 +359,8 @@ def runs_not_added_up() -> None:
     replace_everywhere(original, lifetime_cap)
 
 
+_GRADIENTS = "tasks/test_every_task.py::test_gradients_of_examples_are_those_of_a_loop"
+
 # In the order of the conditions that they break.
 MUTANTS = (
     Mutant(
@@ -314,7 +369,20 @@ MUTANTS = (
     ),
     Mutant(
         batch_loss,
-        "common/test_tasks.py::test_the_companions_of_an_example_do_not_change_its_loss",
+        "common/test_causal_lm.py::test_the_companions_of_an_example_do_not_change_its_loss",
+    ),
+    Mutant(batch_loss_of_chats, f"{_GRADIENTS}[ffa-chat-decoder]"),
+    Mutant(batch_loss_of_classes, f"{_GRADIENTS}[ffa-classification-encoder]"),
+    Mutant(batch_loss_of_answers, f"{_GRADIENTS}[ffa-question-answering-encoder]"),
+    Mutant(batch_loss_of_texts, f"{_GRADIENTS}[ffa-seq2seq-both]"),
+    Mutant(
+        windows_by_themselves,
+        "tasks/test_every_task.py::test_one_record_moves_a_release_by_at_most_the_clipping_norm_over_the_batch"
+        "[0-question-answering-encoder]",
+    ),
+    Mutant(
+        vectors_of_another_adapter,
+        "client/test_frozen.py::test_vectors_are_those_of_each_example_alone_and_made_anew_when_the_layers_change",
     ),
     Mutant(
         realised_divisor,

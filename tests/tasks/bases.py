@@ -72,7 +72,7 @@ def record(number: int) -> dict[str, Any]:
         "text": text,
         "label": LABELS[number % 3],
         "question": question,
-        "context": text,
+        "context": " ".join([text] * 3),  # several windows
         "answers": [words[2]],
         "answer_starts": [text.index(words[2])],
         "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": " ".join(words[:3])}],

@@ -56,8 +56,10 @@ def test_gradients_of_examples_are_those_of_a_loop(
     with PerExampleGradients(model.module, parameters) as gradients:
         hooked = [(batch, gradients.of(task, batch)) for batch, _ in micro_batches(units, 256)]
     for batch, each in hooked:
+        together = task.losses(model.module, batch.examples, batch.length).tolist()
         for row, example in enumerate(batch.examples):
             loss = task.losses(model.module, [example], len(example))[0]
+            assert together[row] == pytest.approx(loss.item(), abs=1e-5)
             expected = torch.autograd.grad(loss, list(parameters.values()))
             for (name, hook), wanted in zip(each.items(), expected, strict=True):
                 assert float((hook[row] - wanted).norm()) <= 1e-5 * max(1e-2, float(wanted.norm())), name

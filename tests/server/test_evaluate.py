@@ -1,0 +1,83 @@
+"""For whom a model is good: metrics of groups, their largest gap, and how sure it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from common.errors import InputError
+from common.tasks import make_task
+from common.tasks.classification import ClassPrediction
+from common.tasks.section import TaskSection
+from server.evaluate import compare, evaluate, task_section
+from tests.conftest import DEMO_BASE
+
+CLASSES = TaskSection(kind="classification", labels=["no", "yes"])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(DEMO_BASE)
+
+
+def told(right: int, wrong: int) -> list[ClassPrediction]:
+    return [ClassPrediction(1, (0.2, 0.8))] * right + [ClassPrediction(1, (0.7, 0.3))] * wrong
+
+
+def compared(tokenizer: Any, **groups: tuple[int, int]) -> Any:
+    predictions = [one for right, wrong in groups.values() for one in told(right, wrong)]
+    values = [name for name, counts in groups.items() for _ in range(sum(counts))]
+    return compare(make_task(CLASSES, tokenizer), "accuracy", predictions, values)
+
+
+def test_the_gap_is_that_between_the_best_and_the_worst_group(tokenizer: Any) -> None:
+    groups = compared(tokenizer, north=(8, 2), south=(3, 3), east=(19, 1))
+    assert list(groups.metrics) == ["east", "north", "south"]  # the largest first
+    assert [one["accuracy"] for one in groups.metrics.values()] == [0.95, 0.8, 0.5]
+    assert groups.gap == pytest.approx(0.45)
+    assert groups.interval[0] < groups.gap < groups.interval[1]
+
+
+def test_the_interval_is_that_of_another_bootstrap(tokenizer: Any) -> None:
+    groups = compared(tokenizer, north=(80, 20), south=(50, 50))
+    # A sample of a group of 100 has a binomial number of right ones.
+    draw = np.random.default_rng(7)
+    gaps = np.abs(draw.binomial(100, 0.8, 200_000) - draw.binomial(100, 0.5, 200_000)) / 100
+    assert groups.interval == pytest.approx(np.quantile(gaps, [0.025, 0.975]), abs=0.02)
+
+
+def test_where_there_is_no_doubt_the_interval_is_a_point(tokenizer: Any) -> None:
+    sure = compared(tokenizer, north=(5, 0), south=(0, 5))
+    assert (sure.gap, sure.interval) == (1.0, (1.0, 1.0))
+    alone = compared(tokenizer, north=(3, 5))
+    assert (alone.gap, alone.interval) == (0.0, (0.0, 0.0))
+
+
+def test_a_field_that_no_record_has_is_refused_and_those_there_are_named(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "public.jsonl"
+    path.write_text(json.dumps({"text": "My parcel is late.", "region": "north"}) + "\n")
+    model = AutoModelForCausalLM.from_pretrained(DEMO_BASE)
+    with pytest.raises(InputError, match=r"--by regio: no record .* they have: region, text"):
+        evaluate(model, tokenizer, TaskSection(), path, "regio")
+    metrics, groups = evaluate(model, tokenizer, TaskSection(), path, "region")
+    assert groups is not None
+    assert groups.metrics == {"north": metrics}
+
+
+def test_records_of_which_none_fits_are_refused_with_the_reason(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "public.jsonl"
+    path.write_text('{"text": "a", "label": "maybe"}\n')
+    with pytest.raises(InputError, match="none of 1 records fits the task, which needs text, label: its 'label'"):
+        evaluate(None, tokenizer, CLASSES, path)
+
+
+def test_another_template_takes_the_place_of_the_plans() -> None:
+    assert task_section(None, None) == TaskSection()
+    assert task_section(None, "{body}").template == "{body}"
+    with pytest.raises(InputError, match="--template"):
+        task_section(None, "no field")
