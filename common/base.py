@@ -31,8 +31,8 @@ def load_base(source: str, dtype: str, section: TaskSection) -> tuple[Any, Any]:
         for key, value in vars(config).items():
             if "drop" in key and isinstance(value, float):  # dropout, pdrop, layerdrop
                 setattr(config, key, 0.0)
-        kind, options = _kind(config, section)
-        model, loading = kind.from_pretrained(
+        auto_class, options = _auto_class(config, section)
+        model, loading = auto_class.from_pretrained(
             source,
             config=config,
             dtype=getattr(torch, dtype),
@@ -43,7 +43,7 @@ def load_base(source: str, dtype: str, section: TaskSection) -> tuple[Any, Any]:
         )
         if loading["missing_keys"]:
             raise ValueError(f"its weights lack {min(loading['missing_keys'])}")
-        if kind is AutoModelForCausalLM and getattr(config, "is_decoder", None) is False:
+        if auto_class is AutoModelForCausalLM and getattr(config, "is_decoder", None) is False:
             raise ValueError("it is an encoder, which sees the tokens to be predicted")
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -55,7 +55,7 @@ def load_base(source: str, dtype: str, section: TaskSection) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _kind(config: Any, section: TaskSection) -> tuple[Any, dict[str, Any]]:
+def _auto_class(config: Any, section: TaskSection) -> tuple[Any, dict[str, Any]]:
     """The class of transformers that loads a model for a task, and what more it is to be told."""
     if section.kind == "seq2seq":
         return AutoModelForSeq2SeqLM, {}

@@ -8,6 +8,7 @@ from common.adapter import initial
 from common.errors import InputError
 from common.model import LoraModel
 from common.plan import Plan
+from common.tasks import make_task
 from server.run_directory import RunDirectory, RunInfo, new_run_id
 
 
@@ -31,7 +32,11 @@ def start_run(
         run: the run's id; one is made if it is missing.
         registry: folder of the registered organizations; None in a simulation.
         authenticated: whether only registered nodes take part.
+
+    Raises:
+        InputError: the base model's tokenizer cannot serve the plan's task, or `out` does not fit.
     """
+    make_task(plan.task, model.tokenizer)  # whether the tokenizer can serve it is told before anything is made
     info = RunInfo(
         run=run or new_run_id(plan.name),
         digest=plan.digest(),

@@ -18,7 +18,7 @@ from common.model import LoraModel
 from common.plan import Plan
 from common.records import Record, read_records
 from common.settings import validate
-from common.tasks import Task, UnusableError, make_task
+from common.tasks import Task, UnusableError, check_some_usable, make_task
 from common.tasks.section import TaskSection
 from common.untrusted import printable
 
@@ -167,15 +167,12 @@ def compare(task: Task, name: str, predictions: Sequence[Any], values: Sequence[
 def _records(task: Task, path: Path, section: TaskSection) -> list[Record]:
     """The records of a file that fit a task."""
     records = read_records(path)
-    usable, reason = [], ""
-    for record in records:
-        try:
-            task.encode(record)
-        except UnusableError as error:
-            reason = reason or str(error)
-        else:
-            usable.append(record)
-    if not usable:
-        needed = ", ".join(section.fields)
-        raise InputError(f"{path}: none of {len(records)} records fits the task, which needs {needed}: {reason}")
-    return usable
+    check_some_usable(task, section, records, str(path))
+    return [record for record in records if _is_usable(task, record)]
+
+
+def _is_usable(task: Task, record: Record) -> bool:
+    try:
+        return bool(task.encode(record))
+    except UnusableError:
+        return False

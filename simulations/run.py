@@ -24,7 +24,7 @@ from common.model import LoraModel
 from common.plan import Plan
 from common.protocol import SIMULATED, Participant
 from common.records import Record, read_records
-from common.tasks import make_task
+from common.tasks import check_some_usable, make_task
 from common.tasks.section import TaskSection
 from server.begin import resume_run, start_run
 from server.evaluate import PublicEvaluation
@@ -106,6 +106,9 @@ def simulate(
     for organization in organizations.values():
         check_plan_fits(plan, organization)
     model = LoraModel(plan.base_folder(), plan, "cuda" if torch.cuda.is_available() else "cpu")
+    task = make_task(plan.task, model.tokenizer)
+    for name, own in records.items():
+        check_some_usable(task, plan.task, own, f"the records of {name}")
     evaluation = PublicEvaluation(plan, model) if plan.evaluation.data is not None else None
     directory = resume_run(plan, out, private, model) if resume else start_run(plan, out, private, model, run)
     grid = local_grid(directory, organizations, records, model)

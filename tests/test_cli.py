@@ -145,7 +145,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "not TOML": (lambda f: (f / "plan.toml").write_text("a = = 1"), "not valid TOML"),
     "template without its field": (
         lambda f: edit(f, "max_length", 'template = "{body}"\nmax_length'),
-        "has the fields of task.template: body",
+        "the task, which needs body: its 'body' is missing",
     ),
     "no such field": (lambda f: edit(f, 'field = "who"', 'field = "whom"'), "simulation.field = 'whom'"),
     "directory in use": (lambda f: (f / "run").mkdir() or (f / "run" / "x").touch(), "is not empty"),

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from common.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -85,6 +87,24 @@ class Task(Protocol):
 def evaluate(task: Task, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The metrics of a model on records; those that cannot be used are left out."""
     return task.metrics([made for made in task.predict(model, records) if made is not None])
+
+
+def check_some_usable(task: Task, section: TaskSection, records: Sequence[Mapping[str, Any]], source: str) -> None:
+    """Refuse records that all contribute nothing. For public records, and for an organization's own terminal.
+
+    Raises:
+        InputError: none of them can be used; the reason of the first one.
+    """
+    reason = "there is none"
+    for number, record in enumerate(records):
+        try:
+            task.encode(record)
+        except UnusableError as error:
+            reason = str(error) if number == 0 else reason
+        else:
+            return
+    needed = ", ".join(section.fields)
+    raise InputError(f"{source}: none of {len(records)} records fits the task, which needs {needed}: {reason}")
 
 
 def make_task(section: TaskSection, tokenizer: Any) -> Task:

@@ -127,7 +127,7 @@ def test_users_are_counted_and_those_without_are_named(path: Path, make_plan: Ma
         "11 records of 3 users (2 belong to no user); a user has 2 records (median), 6 at most"
     )
     assert found["records", "records without user"].text.startswith("2 of 11 records have no 'patient'")
-    assert "all 9 records give tokens" in found["records", "examples"].text
+    assert "all 9 records can be trained on" in found["records", "examples"].text
     assert "1 of 3 users have more, 0 none" in found["records", "plan's records per user"].text
 
 
