@@ -13,12 +13,12 @@ import torch
 from client.data import Unit
 from client.private import micro_batches
 from common.adapter import Adapter, is_lora, to_bytes
-from common.tasks import Example
+from common.tasks import Example, Task
 from common.tasks.classification import Classification
 
 
 class FrozenUnits:
-    """Units whose examples are vectors; those of one adapter are kept.
+    """The units of an organization, and the same as vectors; those of one adapter are kept.
 
     Args:
         task: of the plan.
@@ -26,12 +26,18 @@ class FrozenUnits:
         max_tokens: padded tokens in a micro-batch.
     """
 
-    def __init__(self, task: Classification, units: Sequence[Unit], max_tokens: int) -> None:
+    def __init__(self, task: Task, units: Sequence[Unit], max_tokens: int) -> None:
         self._task = task
         self._units = units
         self._max_tokens = max_tokens
         self._key = ""
         self._frozen: list[Unit] = []
+
+    def of_round(self, model: torch.nn.Module, adapter: Adapter, *, head_only: bool) -> Sequence[Unit]:
+        """The units to train on: as vectors where the head alone is trained, if the task has one a text."""
+        if head_only and isinstance(self._task, Classification):
+            return self.under(model, adapter)
+        return self._units
 
     def under(self, model: torch.nn.Module, adapter: Adapter) -> Sequence[Unit]:
         """The units as the model sees them.
@@ -48,6 +54,7 @@ class FrozenUnits:
         return self._frozen
 
     def _computed(self, model: torch.nn.Module) -> list[Unit]:
+        assert isinstance(self._task, Classification)
         made: list[list[Example]] = [[] for _ in self._units]
         with torch.no_grad():
             for batch, owners in micro_batches(self._units, self._max_tokens):

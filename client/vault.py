@@ -10,14 +10,14 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from client.approval import Approvals
-from client.data import EncodedRecords, Unit, encode
+from client.data import encode
 from client.entropy import Entropy
 from client.frozen import FrozenUnits
 from client.ledger import Ledger
@@ -35,7 +35,6 @@ from common.plan import Plan
 from common.protocol import Description, Lifetime, Release, Statement, TrainRequest
 from common.records import Record
 from common.tasks import Task, make_task
-from common.tasks.classification import Classification
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +47,7 @@ class _Prepared:
 
     model: LoraModel
     task: Task
-    records: EncodedRecords
-    frozen: FrozenUnits | None
+    units: FrozenUnits
 
 
 class Vault:
@@ -200,8 +198,9 @@ class Vault:
             except GuaranteeError as error:
                 # It was found on made-up examples, so that its text may leave.
                 raise Refused("not-trainable", str(error)) from None
-            records = encode(self._records, task, self._organization.data.user_field)
-            prepared = _Prepared(model, task, records, frozen_units(task, records, self._organization))
+            encoded = encode(self._records, task, self._organization.data.user_field)
+            units = FrozenUnits(task, encoded.units, self._organization.vault.max_tokens)
+            prepared = _Prepared(model, task, units)
             # One model at a time: what an earlier plan needed is let go.
             self._prepared = {key: prepared}
         _check_fingerprint(prepared.model, fingerprint)
@@ -218,11 +217,8 @@ class Vault:
     ) -> Adapter:
         model = prepared.model
         model.load(adapter)
-        head_only = request.round <= plan.training.head_rounds
+        head_only = plan.training.is_head_alone(request.round)
         parameters = model.trained_parameters(head_only=head_only)
-        units: Sequence[Unit] = prepared.records.units
-        if head_only and prepared.frozen is not None:
-            units = prepared.frozen.under(model.module, adapter)
         step = Step(
             sample_rate=charged.mechanism.sample_rate,
             batch_size=plan.training.batch_size,
@@ -235,20 +231,13 @@ class Vault:
             model.module,
             parameters,
             prepared.task,
-            units,
+            prepared.units.of_round(model.module, adapter, head_only=head_only),
             step,
             plan.training.local_steps,
             make_optimizer(plan, parameters, request.round),
             self._entropy.stream(self._organization.name, request.run, request.round),
         )
         return subtract(model.adapter(), adapter)
-
-
-def frozen_units(task: Task, records: EncodedRecords, organization: Organization) -> FrozenUnits | None:
-    """Records as vectors for rounds that train the head alone; None where a task has no vector of a record."""
-    if not isinstance(task, Classification):
-        return None
-    return FrozenUnits(task, records.units, organization.vault.max_tokens)
 
 
 def _versions() -> dict[str, str]:

@@ -84,6 +84,10 @@ class Training(Section):
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: slower, much less memory."""
 
+    def is_head_alone(self, round_number: int) -> bool:
+        """Whether a round, counted from 1, trains the head alone."""
+        return round_number <= self.head_rounds
+
     def rate(self, round_number: int) -> float:
         """The learning rate of a round, counted from 1."""
         return self.learning_rate * self._share(round_number)

@@ -18,7 +18,7 @@ from common.model import LoraModel
 from common.plan import Plan
 from common.records import Record, read_records
 from common.settings import validate
-from common.tasks import Task, UnusableError, check_some_usable, make_task
+from common.tasks import Task, check_some_usable, make_task, metrics_on, usable
 from common.tasks.section import TaskSection
 from common.untrusted import printable
 
@@ -46,7 +46,7 @@ class PublicEvaluation:
     def __call__(self, adapter: Adapter) -> dict[str, float]:
         """Metric names and numbers."""
         self._model.load(adapter)
-        return self._task.metrics(self._task.predict(self._model.module, self._records))
+        return metrics_on(self._task, self._model.module, self._records)
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,4 @@ def _records(task: Task, path: Path, section: TaskSection) -> list[Record]:
     """The records of a file that fit a task."""
     records = read_records(path)
     check_some_usable(task, section, records, str(path))
-    return [record for record in records if _is_usable(task, record)]
-
-
-def _is_usable(task: Task, record: Record) -> bool:
-    try:
-        return bool(task.encode(record))
-    except UnusableError:
-        return False
+    return [records[place] for place in dict.fromkeys(usable(task, records)[0])]

@@ -6,15 +6,14 @@ made to train like this.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
-from client.data import EncodedRecords, Unit
+from client.data import EncodedRecords
 from client.entropy import Entropy
+from client.frozen import FrozenUnits
 from client.organization import Organization
 from client.private import choose_examples, micro_batches, poisson_sample
-from client.vault import frozen_units, make_optimizer
+from client.vault import make_optimizer
 from common.accounting import sample_rate
 from common.adapter import from_bytes, subtract, to_bytes
 from common.errors import Refused
@@ -39,12 +38,11 @@ class OpenTrainer:
         self, organization: Organization, records: EncodedRecords, model: LoraModel, plan: Plan, entropy: Entropy
     ) -> None:
         self._organization = organization
-        self._records = records
         self._model = model
         self._plan = plan
         self._entropy = entropy
         self._task = make_task(plan.task, model.tokenizer)
-        self._frozen = frozen_units(self._task, records, organization)
+        self._units = FrozenUnits(self._task, records.units, organization.vault.max_tokens)
 
     def describe(self) -> Description:
         """Name, unit and public size."""
@@ -56,11 +54,9 @@ class OpenTrainer:
         plan, model = self._plan, self._model
         before = from_bytes(request.adapter, model.trained_shapes)
         model.load(before)
-        head_only = request.round <= plan.training.head_rounds
+        head_only = plan.training.is_head_alone(request.round)
         parameters = model.trained_parameters(head_only=head_only)
-        units: Sequence[Unit] = self._records.units
-        if head_only and self._frozen is not None:
-            units = self._frozen.under(model.module, before)
+        units = self._units.of_round(model.module, before, head_only=head_only)
         optimizer = make_optimizer(plan, parameters, request.round)
         task = self._task
         stream = self._entropy.stream(self._organization.name, request.run, request.round)

@@ -136,13 +136,13 @@ def _lengths(
     if max(lengths) == most:
         lengths = [len(example) for unit in encode(records, uncut, field).units for example in unit]
     cut = sum(length > most for length in lengths)
+    windows = plan.task.kind == "question-answering"
+    happens = "looked at in windows of" if windows else "cut at"
     text = (
         f"a record has {statistics.median(lengths):g} tokens (median), {max(lengths)} at most; "
-        f"{cut} of {len(lengths)} are cut at the plan's max_length = {most}"
+        f"{cut} of {len(lengths)} are {happens} the plan's max_length = {most}"
     )
-    if plan.task.kind == "question-answering":
-        yield _GROUP.ok("lengths", text.replace("are cut at", "are looked at in windows of"))
-    elif cut > _MANY_CUT * len(lengths):
+    if cut > _MANY_CUT * len(lengths) and not windows:
         yield _GROUP.warning("lengths", f"{text}: split them at home, or ask for a plan with a larger one")
     else:
         yield _GROUP.ok("lengths", text)
@@ -176,8 +176,8 @@ def _reasons(plan: Plan, placed: Sequence[Placed], task: Task) -> str:
             places.setdefault(f"it cannot be encoded ({type(error).__name__})", []).append(place)
     ordered = sorted(places.items(), key=lambda item: -len(item[1]))
     told = [f"{len(where)}: {reason} ({_some(where)})" for reason, where in ordered[:_MOST_REASONS]]
-    if more := len(ordered) - _MOST_REASONS:
-        told += [f"and {more} other reasons"] if more > 0 else []
+    if len(ordered) > _MOST_REASONS:
+        told.append(f"and {len(ordered) - _MOST_REASONS} other reasons")
     return "; ".join(told) + _hint(plan, [record for _, record in placed])
 
 

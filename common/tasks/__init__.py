@@ -84,9 +84,23 @@ class Task(Protocol):
         """The section's headline metric alone, which takes no time: it may be asked for a thousand times."""
 
 
-def evaluate(task: Task, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def metrics_on(task: Task, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The metrics of a model on records; those that cannot be used are left out."""
     return task.metrics([made for made in task.predict(model, records) if made is not None])
+
+
+def usable(task: Task, records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[Example]]:
+    """The examples of the records that can be used, and the place of the record of each."""
+    places: list[int] = []
+    examples: list[Example] = []
+    for place, record in enumerate(records):
+        try:
+            encoded = task.encode(record)
+        except UnusableError:
+            continue
+        places += [place] * len(encoded)
+        examples += encoded
+    return places, examples
 
 
 def check_some_usable(task: Task, section: TaskSection, records: Sequence[Mapping[str, Any]], source: str) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common.errors import InputError
 from common.tasks import IGNORED, Example
 from common.tasks.section import TaskSection
-from common.tasks.text import filled
+from common.tasks.text import check_ends_texts, filled
 from common.tasks.tokens import NextTokens
 
 
@@ -25,8 +24,7 @@ class CausalLM(NextTokens):
 
     def __init__(self, section: TaskSection, tokenizer: Any) -> None:
         super().__init__(tokenizer, section.max_length)
-        if tokenizer.eos_token_id is None:
-            raise InputError(f"task.kind = {section.kind!r}: the base model's tokenizer has no end-of-text token")
+        check_ends_texts(section, tokenizer)
         assert section.template is not None
         self._template = section.template
         self._response = section.response

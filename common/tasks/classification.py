@@ -11,8 +11,7 @@ import torch.nn.functional as F
 
 from common.tasks import Example, UnusableError
 from common.tasks.section import TaskSection
-from common.tasks.text import MadeUp, batches, device_of, filled, model_inputs
-from common.tasks.tokens import usable
+from common.tasks.text import MadeUp, by_record, device_of, filled, model_inputs
 
 
 @dataclass(frozen=True)
@@ -85,15 +84,15 @@ class Classification:
         self, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]
     ) -> list[ClassPrediction | None]:
         """The probabilities of the classes of each record's text."""
-        places, examples = usable(self, records)
-        made: list[ClassPrediction | None] = [None] * len(records)
-        with torch.inference_mode():
-            for batch in batches(examples):
-                chosen = [examples[at] for at in batch]
-                every = self._logits(model, chosen, max(map(len, chosen))).double().softmax(1).tolist()
-                for at, probabilities in zip(batch, every, strict=True):
-                    made[places[at]] = ClassPrediction(examples[at].labels[0], tuple(probabilities))
-        return made
+
+        def answer(examples: Sequence[Example]) -> list[ClassPrediction]:
+            every = self._logits(model, examples, max(map(len, examples))).double().softmax(1).tolist()
+            return [
+                ClassPrediction(example.labels[0], tuple(chances))
+                for example, chances in zip(examples, every, strict=True)
+            ]
+
+        return by_record(self, records, answer)
 
     def metrics(self, predictions: Sequence[ClassPrediction]) -> dict[str, float]:
         """Accuracy, macro F1 and what else `common.tasks.scores` says of classes."""

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from common.errors import InputError
 from common.tasks import IGNORED, Example, UnusableError
 from common.tasks.section import TaskSection
-from common.tasks.text import MadeUp, batches, device_of, filled, model_inputs, padded
-from common.tasks.tokens import TokenPrediction, mean_losses, perplexity, token_metrics, token_predictions, usable
+from common.tasks.text import MadeUp, by_record, check_ends_texts, device_of, filled, model_inputs, padded
+from common.tasks.tokens import TokenPrediction, mean_losses, perplexity, token_metrics, token_predictions
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ class Seq2Seq:
     """
 
     def __init__(self, section: TaskSection, tokenizer: Any) -> None:
-        if tokenizer.eos_token_id is None:
-            raise InputError('task.kind = "seq2seq": the base model\'s tokenizer has no end-of-text token')
+        check_ends_texts(section, tokenizer)
         assert section.template is not None
         assert section.response is not None
         self._template = section.template
@@ -71,18 +69,16 @@ class Seq2Seq:
 
     def predict(self, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]) -> list[TextPrediction | None]:
         """What the model writes from each record, and how well it predicts what is right."""
-        places, examples = usable(self, records)
-        made: list[TextPrediction | None] = [None] * len(records)
-        for batch in batches(examples, 16):
-            chosen = [examples[at] for at in batch]
-            texts = self._write(model, chosen)
-            with torch.inference_mode():
-                logits, labels = self._predictions(model, chosen, max(map(len, chosen)))
+
+        def answer(examples: Sequence[Example]) -> list[tuple[TokenPrediction, str]]:
+            logits, labels = self._predictions(model, examples, max(map(len, examples)))
             scored = token_predictions(logits, labels, self._tokenizer)
-            for at, text, tokens in zip(batch, texts, scored, strict=True):
-                reference = filled(self._response, records[places[at]]).strip()
-                made[places[at]] = TextPrediction(tokens, text, reference)
-        return made
+            return list(zip(scored, self._write(model, examples), strict=True))
+
+        return [
+            TextPrediction(*made, filled(self._response, record).strip()) if made else None
+            for record, made in zip(records, by_record(self, records, answer, rows=16), strict=True)
+        ]
 
     def metrics(self, predictions: Sequence[TextPrediction]) -> dict[str, float]:
         """BLEU, chrF and ROUGE-L of what was written, and perplexity of what is right."""

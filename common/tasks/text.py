@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 
-from common.tasks import Example, UnusableError
+from common.errors import InputError
+from common.tasks import Example, Task, UnusableError, usable
+from common.tasks.section import TaskSection
+
+P = TypeVar("P")
 
 
 def filled(template: str, record: Mapping[str, Any]) -> str:
@@ -32,6 +36,16 @@ def filled(template: str, record: Mapping[str, Any]) -> str:
 def clean(text: str) -> str:
     """A lone surrogate passes JSON but is no text; a tokenizer may fail on it."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def check_ends_texts(section: TaskSection, tokenizer: Any) -> None:
+    """Refuse a tokenizer that cannot end a text.
+
+    Raises:
+        InputError: it has no end-of-text token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"task.kind = {section.kind!r}: the base model's tokenizer has no end-of-text token")
 
 
 def padded(rows: Sequence[Sequence[int]], length: int, filler: int) -> torch.Tensor:
@@ -67,6 +81,29 @@ def batches(examples: Sequence[Example], rows: int = 32) -> list[list[int]]:
     """The places of examples in batches, those of like length together."""
     order = sorted(range(len(examples)), key=lambda place: len(examples[place]))
     return [order[start : start + rows] for start in range(0, len(order), rows)]
+
+
+def by_record(
+    task: Task,
+    records: Sequence[Mapping[str, Any]],
+    answer: Callable[[Sequence[Example]], Sequence[P]],
+    rows: int = 32,
+) -> list[P | None]:
+    """What is answered to the one example of each record, in the order of the records; None without an example.
+
+    Args:
+        task: makes the examples.
+        records: of which some may be unusable.
+        answer: one for each of the examples of a batch.
+        rows: examples in a batch at most.
+    """
+    places, examples = usable(task, records)
+    made: list[P | None] = [None] * len(records)
+    with torch.inference_mode():
+        for batch in batches(examples, rows):
+            for at, one in zip(batch, answer([examples[at] for at in batch]), strict=True):
+                made[places[at]] = one
+    return made
 
 
 class MadeUp:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from common.tasks import IGNORED, Example, UnusableError
-from common.tasks.text import MadeUp, batches, device_of, model_inputs, padded
+from common.tasks.text import MadeUp, by_record, device_of, model_inputs, padded
 
 # e to more than this is no float64.
 _LARGEST_EXPONENT = 709.0
@@ -80,7 +81,7 @@ def perplexity(predictions: Sequence[TokenPrediction]) -> float:
     return math.exp(mean) if mean < _LARGEST_EXPONENT else math.inf
 
 
-class NextTokens:
+class NextTokens(ABC):
     """Predict each next token of what a decoder reads. The loss of an example is the mean over its own tokens.
 
     Args:
@@ -92,13 +93,13 @@ class NextTokens:
         self.tokenizer = tokenizer
         self.max_length = max_length
 
+    @abstractmethod
     def encode(self, record: Mapping[str, Any]) -> tuple[Example, ...]:
         """The one example of a record; each kind of text has its own.
 
         Raises:
             UnusableError: it can contribute nothing.
         """
-        raise NotImplementedError
 
     def example(self, ids: Sequence[int], labels: Sequence[int]) -> tuple[Example, ...]:
         """Token ids and what each of them should be, cut at the end if there are too many.
@@ -123,15 +124,12 @@ class NextTokens:
         self, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]
     ) -> list[TokenPrediction | None]:
         """How well the tokens of each record are predicted."""
-        places, examples = usable(self, records)
-        made: list[TokenPrediction | None] = [None] * len(records)
-        with torch.inference_mode():
-            for batch in batches(examples):
-                chosen = [examples[at] for at in batch]
-                logits, labels = self._predictions(model, chosen, max(map(len, chosen)))
-                for at, prediction in zip(batch, token_predictions(logits, labels, self.tokenizer), strict=True):
-                    made[places[at]] = prediction
-        return made
+
+        def answer(examples: Sequence[Example]) -> list[TokenPrediction]:
+            longest = max(map(len, examples))
+            return token_predictions(*self._predictions(model, examples, longest), self.tokenizer)
+
+        return by_record(self, records, answer)
 
     def metrics(self, predictions: Sequence[TokenPrediction]) -> dict[str, float]:
         """Perplexity and what goes with it, over all tokens; see `token_metrics`."""
@@ -149,16 +147,3 @@ class NextTokens:
         logits = model(**model_inputs(self.tokenizer, examples, length, device)).logits
         labels = padded([example.labels[1:] for example in examples], length, IGNORED)
         return logits.float(), labels.to(device)
-
-
-def usable(task: Any, records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[Example]]:
-    """The examples of the records that can be used, and the place of the record of each."""
-    places, examples = [], []
-    for place, record in enumerate(records):
-        try:
-            encoded = task.encode(record)
-        except UnusableError:
-            continue
-        places += [place] * len(encoded)
-        examples += encoded
-    return places, examples
