@@ -13,8 +13,10 @@ import torch
 from client.data import Unit
 from client.private import micro_batches
 from common.adapter import Adapter, is_lora, to_bytes
+from common.precision import computing_in
 from common.tasks import Example, Task
 from common.tasks.classification import Classification
+from common.tasks.text import device_of
 
 
 class FrozenUnits:
@@ -24,12 +26,16 @@ class FrozenUnits:
         task: of the plan.
         units: the examples of each.
         max_tokens: padded tokens in a micro-batch.
+        precision: of the model's matrix products.
     """
 
-    def __init__(self, task: Task, units: Sequence[Unit], max_tokens: int) -> None:
+    def __init__(
+        self, task: Task, units: Sequence[Unit], max_tokens: int, precision: torch.dtype = torch.float32
+    ) -> None:
         self._task = task
         self._units = units
         self._max_tokens = max_tokens
+        self._precision = precision
         self._key = ""
         self._frozen: list[Unit] = []
 
@@ -56,7 +62,7 @@ class FrozenUnits:
     def _computed(self, model: torch.nn.Module) -> list[Unit]:
         assert isinstance(self._task, Classification)
         made: list[list[Example]] = [[] for _ in self._units]
-        with torch.no_grad():
+        with torch.no_grad(), computing_in(self._precision, device_of(model)):
             for batch, owners in micro_batches(self._units, self._max_tokens):
                 filled = batch.examples + batch.examples[:1] * (batch.rows - len(batch.examples))
                 for example, owner in zip(self._task.frozen(model, filled, batch.length), owners, strict=False):

@@ -30,7 +30,9 @@ from opacus.grad_sample import GradSampleHooks
 
 from client.data import Unit
 from client.entropy import Keystream
+from common.precision import computing_in
 from common.tasks import Example, Task, padded_length
+from common.tasks.text import device_of
 
 # Float64 numbers that the gradients of a group of units may take: 256 MiB. Memory and speed only.
 _GROUP_NUMBERS = 2**25
@@ -54,6 +56,7 @@ class Step:
         noise_multiplier: σ; the noise has standard deviation σ·C.
         examples_per_unit: how many examples of one unit are used at most; None for all.
         max_tokens: padded tokens in a micro-batch. Memory and speed only: the sum does not depend on it.
+        precision: of the model's matrix products; everything after an example's gradient is in float64.
     """
 
     sample_rate: float
@@ -62,6 +65,7 @@ class Step:
     noise_multiplier: float
     examples_per_unit: int | None = None
     max_tokens: int = 1024
+    precision: torch.dtype = torch.float32
 
 
 def train(
@@ -86,7 +90,7 @@ def train(
         optimizer: fresh, over `parameters`; it sees noised gradients only.
         stream: draws the samples and the noise.
     """
-    with PerExampleGradients(model, parameters) as gradients:
+    with PerExampleGradients(model, parameters, step.precision) as gradients:
         for _ in range(steps):
             # From branches: where the noise lies in the stream depends on public numbers alone.
             drawn = poisson_sample(units, step.sample_rate, stream.branch())
@@ -244,11 +248,15 @@ class PerExampleGradients:
     Args:
         model: in training mode.
         parameters: the tensors whose gradients are wanted; every other parameter must be frozen.
+        precision: of the model's matrix products.
     """
 
-    def __init__(self, model: torch.nn.Module, parameters: Parameters) -> None:
+    def __init__(
+        self, model: torch.nn.Module, parameters: Parameters, precision: torch.dtype = torch.float32
+    ) -> None:
         self.parameters = parameters
         self._model = model
+        self._precision = precision
         self._hooks: Any = None
 
     def __enter__(self) -> PerExampleGradients:
@@ -275,7 +283,8 @@ class PerExampleGradients:
         with warnings.catch_warnings():
             # The first layer's input needs no gradient; its output's is all that the hooks use.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            losses = task.losses(self._model, filled, batch.length)
+            with computing_in(self._precision, device_of(self._model)):
+                losses = task.losses(self._model, filled, batch.length)
             losses[:count].sum().backward()  # type: ignore[no-untyped-call]
         gradients = {}
         for name, parameter in self.parameters.items():

@@ -25,7 +25,7 @@ from client.organization import Organization
 from client.policy import lifetime_cap, run_mechanism
 from client.private import GuaranteeError, Parameters, Step, train
 from client.reservation import Reservation
-from client.verification import GRADIENT_TOLERANCE, verify_training
+from client.verification import verified_precision
 from common.accounting import epsilon
 from common.adapter import Adapter, AdapterError, from_bytes, is_lora, subtract, to_bytes
 from common.errors import InputError, Refused
@@ -48,6 +48,7 @@ class _Prepared:
     model: LoraModel
     task: Task
     units: FrozenUnits
+    precision: torch.dtype
 
 
 class Vault:
@@ -193,14 +194,13 @@ class Vault:
                 ) from None
             _check_fingerprint(model, fingerprint)
             try:
-                tolerance = GRADIENT_TOLERANCE[plan.model.dtype]
-                verify_training(model.module, model.trained_parameters(), task, tolerance)
+                precision = verified_precision(model, task, plan)
             except GuaranteeError as error:
                 # It was found on made-up examples, so that its text may leave.
                 raise Refused("not-trainable", str(error)) from None
             encoded = encode(self._records, task, self._organization.data.user_field)
-            units = FrozenUnits(task, encoded.units, self._organization.vault.max_tokens)
-            prepared = _Prepared(model, task, units)
+            units = FrozenUnits(task, encoded.units, self._organization.vault.max_tokens, precision)
+            prepared = _Prepared(model, task, units, precision)
             # One model at a time: what an earlier plan needed is let go.
             self._prepared = {key: prepared}
         _check_fingerprint(prepared.model, fingerprint)
@@ -226,6 +226,7 @@ class Vault:
             noise_multiplier=charged.mechanism.noise_multiplier,
             examples_per_unit=plan.privacy.records_per_user,
             max_tokens=self._organization.vault.max_tokens,
+            precision=prepared.precision,
         )
         train(
             model.module,
@@ -253,6 +254,7 @@ def _model_key(plan: Plan) -> str:
         plan.lora.model_dump_json(),
         plan.aggregation.method,
         str(plan.training.gradient_checkpointing),
+        plan.training.precision,
     )
     return "\n".join(parts)
 

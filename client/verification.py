@@ -7,18 +7,53 @@ train nothing while ε accrues, and the noise alone would hide it.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from client.private import GuaranteeError, MicroBatch, Parameters, PerExampleGradients
 from common.adapter import is_lora
+from common.model import LoraModel
+from common.plan import Plan
+from common.precision import candidates
 from common.tasks import Example, Task, padded_length
+from common.tasks.text import device_of
 
-# Relative difference from a plain loop that the base model's precision explains.
-GRADIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1}
+# Relative difference from a plain loop that the precision of the base model, or of the products, explains.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 _EXAMPLES = 3
 
+_log = logging.getLogger(__name__)
 
-def verify_training(model: torch.nn.Module, parameters: Parameters, task: Task, tolerance: float) -> None:
+
+def verified_precision(model: LoraModel, task: Task, plan: Plan) -> torch.dtype:
+    """The first precision that a plan allows, the device has, and `verify_training` lets pass.
+
+    Raises:
+        GuaranteeError: none passes; what the last one failed at.
+    """
+    parameters = model.trained_parameters()
+    allowed = candidates(plan.training.precision, device_of(model.module))
+    for precision in allowed:
+        tolerance = max(_TOLERANCE[precision], _TOLERANCE[getattr(torch, plan.model.dtype)])
+        try:
+            verify_training(model.module, parameters, task, tolerance, precision)
+        except GuaranteeError as error:
+            if precision is allowed[-1]:
+                raise
+            _log.info("%s is not exact enough for this model: %s", precision, error)
+        else:
+            return precision
+    raise AssertionError("a plan allows one precision at least")
+
+
+def verify_training(
+    model: torch.nn.Module,
+    parameters: Parameters,
+    task: Task,
+    tolerance: float,
+    precision: torch.dtype = torch.float32,
+) -> None:
     """Check a model, its trained parameters and a task together; the parameters are left as they were.
 
     Args:
@@ -27,6 +62,7 @@ def verify_training(model: torch.nn.Module, parameters: Parameters, task: Task, 
         task: makes up the examples.
         tolerance: relative L2 difference from the plain loop that rounding explains: about 1e-4 for a
             float32 base and 5e-2 for bfloat16.
+        precision: of the matrix products; the loop's are as the base model's own.
 
     Raises:
         GuaranteeError: the first thing that is not as it should be.
@@ -38,7 +74,7 @@ def verify_training(model: torch.nn.Module, parameters: Parameters, task: Task, 
     batch = MicroBatch(examples, max(padded_length(len(example)) for example in examples), _EXAMPLES)
     try:
         _randomize(every)
-        with PerExampleGradients(model, parameters) as gradients:
+        with PerExampleGradients(model, parameters, precision) as gradients:
             hooked = gradients.of(task, batch)
         for row, example in enumerate(examples):
             for name, expected in _plain_gradient(model, parameters, task, example).items():

@@ -51,7 +51,9 @@ class HeadedModel(torch.nn.Module):
         Returns:
             Shape (texts, outputs), or (texts, tokens, outputs) without pooling.
         """
-        outputs: torch.Tensor = self.head(self.vectors(**inputs))
+        vectors = self.vectors(**inputs)
+        with torch.autocast(vectors.device.type, enabled=False):
+            outputs: torch.Tensor = self.head(vectors)
         return outputs
 
     def vectors(self, **inputs: torch.Tensor) -> torch.Tensor:

@@ -14,13 +14,16 @@ from client.frozen import FrozenUnits
 from client.organization import Organization
 from client.private import choose_examples, micro_batches, poisson_sample
 from client.vault import make_optimizer
+from client.verification import verified_precision
 from common.accounting import sample_rate
 from common.adapter import from_bytes, subtract, to_bytes
 from common.errors import Refused
 from common.model import LoraModel
 from common.plan import Plan
+from common.precision import computing_in
 from common.protocol import Description, Release, Statement, TrainRequest
 from common.tasks import make_task
+from common.tasks.text import device_of
 
 
 class OpenTrainer:
@@ -42,7 +45,8 @@ class OpenTrainer:
         self._plan = plan
         self._entropy = entropy
         self._task = make_task(plan.task, model.tokenizer)
-        self._units = FrozenUnits(self._task, records.units, organization.vault.max_tokens)
+        self._precision = verified_precision(model, self._task, plan)
+        self._units = FrozenUnits(self._task, records.units, organization.vault.max_tokens, self._precision)
 
     def describe(self) -> Description:
         """Name, unit and public size."""
@@ -66,7 +70,8 @@ class OpenTrainer:
             choices = stream.branch()
             sample = [choose_examples(unit, plan.privacy.records_per_user, choices) for unit in drawn]
             for batch, owners in micro_batches(sample, self._organization.vault.max_tokens):
-                losses = task.losses(model.module, batch.examples, batch.length)
+                with computing_in(self._precision, device_of(model.module)):
+                    losses = task.losses(model.module, batch.examples, batch.length)
                 shares = torch.tensor([1 / len(sample[owner]) for owner in owners], device=losses.device)
                 loss = (losses * shares).sum() / plan.training.batch_size
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -24,11 +24,12 @@ from client.organization import Organization
 from client.private import GuaranteeError, Step, choose_examples, groups, micro_batches, poisson_sample, train
 from client.start import listed_folder, open_device
 from client.vault import make_optimizer
-from client.verification import GRADIENT_TOLERANCE, verify_training
+from client.verification import verified_precision
 from common.errors import SottoError
 from common.lock import is_held
 from common.model import LoraModel
 from common.plan import Plan
+from common.precision import multiplies_bfloat16
 from common.tasks import Example, Task, make_task, padded_length
 
 _GROUP = Group("device")
@@ -64,12 +65,12 @@ def _device(organization: Organization, plan: Plan | None) -> Checks[bool]:
     device = torch.device(name)
     free, total = _memory(device)
     yield _GROUP.ok("device", f"{name} is {_name(device)}; {free / _GIB:.1f} of {total / _GIB:.1f} GiB are free")
-    if _has_bfloat16(device):
-        yield _GROUP.ok("bfloat16", "supported")
+    if multiplies_bfloat16(device):
+        yield _GROUP.ok("bfloat16", "multiplied in hardware")
     elif plan is not None and plan.model.dtype == "bfloat16":
-        yield _GROUP.warning("bfloat16", "not supported, and the plan wants it: training will be slow")
+        yield _GROUP.warning("bfloat16", "not multiplied in hardware, and the plan wants it: it will be slow")
     else:
-        yield _GROUP.ok("bfloat16", "not supported; plans in float32 do not need it")
+        yield _GROUP.ok("bfloat16", "not multiplied in hardware; plans that leave it open train in float32")
     return True
 
 
@@ -95,16 +96,6 @@ def _memory(device: torch.device) -> tuple[int, int]:
         return torch.cuda.mem_get_info(device)
     memory = psutil.virtual_memory()
     return memory.available, memory.total
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    try:
-        ones = torch.ones(2, 2, dtype=torch.bfloat16, device=device)
-        return bool((ones @ ones).sum().item() == 8)
-    except (RuntimeError, TypeError):
-        return False
 
 
 @dataclass(frozen=True)
@@ -137,9 +128,12 @@ def _plan(
         with _peak_memory(device) as peak:
             model = LoraModel(str(listed_folder(organization, plan.model.base)), plan, organization.vault.device)
             task = make_task(plan.task, model.tokenizer)
-            verify_training(model.module, model.trained_parameters(), task, GRADIENT_TOLERANCE[plan.model.dtype])
-            yield _GROUP.ok("training", "trains what it says: per-example gradients are those of a plain loop")
-            trial = _try(organization, plan, model, task, peak)
+            precision = verified_precision(model, task, plan)
+            name = str(precision).removeprefix("torch.")
+            yield _GROUP.ok(
+                "training", f"trains what it says, in {name}: per-example gradients are those of a plain loop"
+            )
+            trial = _try(organization, plan, model, task, precision, peak)
     except GuaranteeError as error:
         yield _GROUP.wrong("training", f"would not be what the accountant is told: {error}")
         return
@@ -160,7 +154,14 @@ def _plan(
     yield from _time_of_a_round(organization, plan, trial, units)
 
 
-def _try(organization: Organization, plan: Plan, model: LoraModel, task: Task, peak: Callable[[], int]) -> _Trial:
+def _try(
+    organization: Organization,
+    plan: Plan,
+    model: LoraModel,
+    task: Task,
+    precision: torch.dtype,
+    peak: Callable[[], int],
+) -> _Trial:
     most = organization.vault.max_tokens
     (example,) = task.synthetic(1, plan.task.max_length)
     length = padded_length(len(example))
@@ -169,7 +170,7 @@ def _try(organization: Organization, plan: Plan, model: LoraModel, task: Task, p
 
     def seconds(units: list[Unit]) -> float:
         """One whole step on these units."""
-        step = Step(1.0, plan.training.batch_size, plan.privacy.clipping_norm, 1.0, None, most)
+        step = Step(1.0, plan.training.batch_size, plan.privacy.clipping_norm, 1.0, None, most, precision)
         began = time.perf_counter()
         optimizer = make_optimizer(plan, parameters, 1)
         stream = SystemEntropy().stream(organization.name, "check", 1)
