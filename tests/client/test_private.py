@@ -283,10 +283,14 @@ def test_micro_batches_hold_each_example_once_in_a_shape_of_its_own(
             assert (alone.length, alone.rows) == (batch.length, batch.rows)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)],
+    ids=["float32", "bfloat16", "bfloat16-products"],
+)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_gradient_is_the_same_to_the_last_bit_whoever_its_companions_are(
-    architecture: str, dtype: torch.dtype
+    architecture: str, dtype: torch.dtype, precision: torch.dtype
 ) -> None:
     """Otherwise one record would move the others' gradients: in bfloat16 by a tenth of C, and unaccounted."""
     model, task = lora_model(architecture, dtype=dtype), TinyTask(architecture)
@@ -297,7 +301,7 @@ def test_a_gradient_is_the_same_to_the_last_bit_whoever_its_companions_are(
         place = count // 2
         for batch, _ in micro_batches(singles([*companions[:place], one, *companions[place:]]), 256):
             if one in batch.examples:
-                with PerExampleGradients(model, trained(model)) as gradients:
+                with PerExampleGradients(model, trained(model), precision) as gradients:
                     each = gradients.of(task, batch)
                 row = batch.examples.index(one)
                 seen.append(torch.cat([gradient[row].flatten() for gradient in each.values()]))
