@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -381,10 +381,35 @@ def report_privacy(
 def merge(
     run: Annotated[Path, typer.Argument(help="A complete run directory, or an adapter folder.")],
     out: Annotated[Path, typer.Option(help="A new folder for the merged model.")],
+    quantize: Annotated[
+        Literal["4bit", "8bit"] | None, typer.Option(help="Make it smaller, and say what that cost.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="With --quantize: public records to measure on, if not the plan's.")
+    ] = None,
 ) -> None:
     """Merge the adapter into the base model: a Hugging Face folder."""
     from server.result import merge
 
+    if quantize is not None:
+        from server.shrink import merge_quantized
+
+        with _screen.status("merging and quantizing"):
+            saving = merge_quantized(run, out, quantize, data)
+        quality = (
+            f"{saving.metric} {saving.before:.4g} before, {saving.after:.4g} after"
+            if saving.metric
+            else "quality not measured: --data names records to measure it on"
+        )
+        _screen.print(
+            f"{out}: merged and quantized; {saving.bytes_before / 1e6:.1f} MB before, "
+            f"{saving.bytes_after / 1e6:.1f} MB after; {quality}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    if data is not None:
+        raise InputError("--data needs --quantize: a merge without it changes no prediction")
     with _screen.status("merging"):
         difference = merge(run, out)
     _screen.print(

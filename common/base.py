@@ -11,16 +11,21 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from common.errors import InputError
+from common.quantization import Quantization, quantized
 from common.tasks.section import TaskSection
 
 
-def load_base(source: str, dtype: str, section: TaskSection) -> tuple[Any, Any]:
+def load_base(
+    source: str, dtype: str, section: TaskSection, quantization: Quantization | None = None, device: str = "cpu"
+) -> tuple[Any, Any]:
     """Load a base model and its tokenizer; safetensors only, no code from the model's folder, no dropout.
 
     Args:
         source: a folder, or a name of the Hugging Face Hub.
         dtype: "float32" or "bfloat16".
         section: the task, which says what the model is to give: next tokens, or vectors for a head.
+        quantization: of the linear layers, all but the output layer.
+        device: where a quantized model is made; another one is loaded to the CPU.
 
     Raises:
         InputError: it is not there or is no model for the task.
@@ -32,6 +37,8 @@ def load_base(source: str, dtype: str, section: TaskSection) -> tuple[Any, Any]:
             if "drop" in key and isinstance(value, float):  # dropout, pdrop, layerdrop
                 setattr(config, key, 0.0)
         auto_class, options = _auto_class(config, section)
+        if quantization is not None:
+            options |= quantized(quantization, config, dtype, device)
         model, loading = auto_class.from_pretrained(
             source,
             config=config,
@@ -46,7 +53,7 @@ def load_base(source: str, dtype: str, section: TaskSection) -> tuple[Any, Any]:
         if auto_class is AutoModelForCausalLM and getattr(config, "is_decoder", None) is False:
             raise ValueError("it is an encoder, which sees the tokens to be predicted")
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"model.base = {source!r}: not a folder or a cached model that can be loaded for "

@@ -15,6 +15,7 @@ from common.base import fingerprint, load_base
 from common.errors import InputError
 from common.heads import HEAD, HeadedModel, is_causal
 from common.plan import Lora, Plan
+from common.quantization import is_quantized
 from common.tasks import padded_length
 from common.tasks.section import TaskSection
 
@@ -33,7 +34,7 @@ class LoraModel:
         tokenizer: of the base model.
         shapes: every tensor of the adapter.
         trained_shapes: those that the plan trains and sends.
-        fingerprint: of the base model, see `fingerprint`.
+        fingerprint: of the base model before any quantization, see `fingerprint`.
 
     Raises:
         InputError: the base cannot be loaded, or the plan's LoRA does not fit it.
@@ -41,7 +42,17 @@ class LoraModel:
 
     def __init__(self, source: str, plan: Plan, device: str = "cpu") -> None:
         base, self.tokenizer = load_base(source, plan.model.dtype, plan.task)
+        if is_quantized(base.config):
+            raise InputError(
+                f"model.base = {source!r}: is quantized already; name the model that it was made from, and set "
+                "model.quantization"
+            )
         self.fingerprint = fingerprint(base)
+        if plan.model.quantization is not None:
+            # All agree on the weights as they are published; quantized ones may differ from device to device.
+            base, _ = load_base(source, plan.model.dtype, plan.task, plan.model.quantization, device)
+            # In evaluation mode, bitsandbytes would lay out the weights for a kernel that has no backward pass.
+            base.train()
         _check_fits(base, self.tokenizer, plan)
         self.peft: Any = _attach(base, plan).to(device)
         self.module: Any = with_head(self.peft, plan.task)

@@ -37,6 +37,9 @@ class Model(Section):
     """A name that each organization maps to a local folder, or a folder relative to this file."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The precision of the frozen base weights; the adapter is always float32."""
+    quantization: Literal["4bit", "8bit"] | None = Field(default=None, examples=["4bit"])
+    """Keep the frozen linear layers smaller by bitsandbytes: 4bit is NF4 (Dettmers et al. 2023,
+    https://arxiv.org/abs/2305.14314), 8bit has a scale for each row. The merge is on the weights as they were."""
 
 
 class Lora(Section):

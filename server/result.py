@@ -105,8 +105,7 @@ def merge(path: Path, out: Path) -> float:
         InputError: `path` holds no adapter, or `out` is not free.
         SottoError: the merged model is not the same model.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: is not empty; --out should be a new directory")
+    check_free(out)
     folder = RunDirectory.open(path).adapter_folder if (path / "run.json").is_file() else path
     if not (folder / "adapter_config.json").is_file():
         raise InputError(f"{path}: holds no adapter; it should be a complete run or a PEFT folder")
@@ -127,6 +126,16 @@ def merge(path: Path, out: Path) -> float:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
     return difference
+
+
+def check_free(out: Path) -> None:
+    """Refuse to write over anything.
+
+    Raises:
+        InputError: it is a file, or a folder that is not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is not empty; --out should be a new directory")
 
 
 def _merged(model: Any) -> Any:

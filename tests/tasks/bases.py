@@ -79,22 +79,22 @@ def record(number: int) -> dict[str, Any]:
     }
 
 
-def save_base(kind: str, folder: Path) -> Path:
+def save_base(kind: str, folder: Path, width: int = 32) -> Path:
     """A folder with a randomly initialized model of two narrow layers."""
     tokenizer: Any = AutoTokenizer.from_pretrained(DEMO_BASE)
     tokenizer.chat_template = CHAT_TEMPLATE
     torch.manual_seed(0)
-    _MODELS[kind](len(tokenizer), tokenizer).save_pretrained(folder)
+    _MODELS[kind](len(tokenizer), tokenizer, width).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def _decoder(vocabulary: int, tokenizer: Any) -> Any:
+def _decoder(vocabulary: int, tokenizer: Any, width: int) -> Any:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
-            hidden_size=32,
-            intermediate_size=48,
+            hidden_size=width,
+            intermediate_size=3 * width // 2,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
@@ -105,12 +105,12 @@ def _decoder(vocabulary: int, tokenizer: Any) -> Any:
     )
 
 
-def _encoder(vocabulary: int, tokenizer: Any) -> Any:
+def _encoder(vocabulary: int, tokenizer: Any, width: int) -> Any:
     return BertModel(
         BertConfig(
             vocab_size=vocabulary,
-            hidden_size=32,
-            intermediate_size=40,
+            hidden_size=width,
+            intermediate_size=3 * width // 2,
             num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=64,
@@ -119,12 +119,12 @@ def _encoder(vocabulary: int, tokenizer: Any) -> Any:
     )
 
 
-def _both(vocabulary: int, tokenizer: Any) -> Any:
+def _both(vocabulary: int, tokenizer: Any, width: int) -> Any:
     padding = tokenizer.pad_token_id or 0
     return T5ForConditionalGeneration(
         T5Config(
             vocab_size=vocabulary,
-            d_model=32,
+            d_model=width,
             d_kv=8,
             d_ff=40,
             num_layers=2,
@@ -137,4 +137,4 @@ def _both(vocabulary: int, tokenizer: Any) -> Any:
     )
 
 
-_MODELS: dict[str, Callable[[int, Any], Any]] = {"decoder": _decoder, "encoder": _encoder, "both": _both}
+_MODELS: dict[str, Callable[[int, Any, int], Any]] = {"decoder": _decoder, "encoder": _encoder, "both": _both}
