@@ -87,8 +87,6 @@ def begin(
     logging.root.addHandler(_handler)
     for ours in _OURS:
         logging.getLogger(ours).setLevel(level)
-    # PEFT imports bitsandbytes where it is installed; that warns of a kernel which it could not download.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if private or as_json:
         sys.excepthook = lambda _kind, error, _trace: _uncaught(error)
         threading.excepthook = lambda hook: _uncaught(hook.exc_value)

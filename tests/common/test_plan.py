@@ -37,6 +37,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "warmup_rounds": 1,
         "optimizer": "sgd",
         "momentum": 0.5,
+        "precision": "float32",
         "gradient_checkpointing": True,
     },
     "federation": {"min_organizations": 3, "round_timeout": 5.0},

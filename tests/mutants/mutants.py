@@ -378,7 +378,7 @@ MUTANTS = (
     Mutant(
         windows_by_themselves,
         "tasks/test_every_task.py::test_one_record_moves_a_release_by_at_most_the_clipping_norm_over_the_batch"
-        "[0-question-answering-encoder]",
+        "[0-float32-question-answering-encoder]",
     ),
     Mutant(
         vectors_of_another_adapter,

@@ -141,6 +141,7 @@ def test_without_privacy_a_step_is_the_mean_over_each_users_chosen_records(
         "batch_size": 5,
         "optimizer": "sgd",
         "learning_rate": 1.0,
+        "precision": "float32",
     }
     plan = make_plan(privacy=USER, training=training, simulation={"user_field": "who"})
     model = LoraModel(plan.model.base, plan)
