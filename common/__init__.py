@@ -2,6 +2,5 @@
 
 import logging
 
-# PEFT imports bitsandbytes where it is installed; that warns, in a line of no format, of a kernel which it could not
-# download.
+# PEFT imports bitsandbytes where it is installed; that warns of a kernel which it could not download.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
