@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from client.anonymize import Cover
 from client.organization import Organization
 from common.records import Placed, Record, placed_records
 from common.tasks import Example, Task, UnusableError
@@ -50,24 +51,27 @@ def load_records(organization: Organization) -> list[Placed]:
     ]
 
 
-def encode(records: Iterable[Record], task: Task, user_field: str | None = None) -> EncodedRecords:
+def encode(
+    records: Iterable[Record], task: Task, user_field: str | None = None, cover: Cover = lambda record: record
+) -> EncodedRecords:
     """Encode records one by one, and put those of a user together.
 
     Args:
         records: in the order of the file.
         task: makes an example of a record, or None.
         user_field: names a record's user; None if each record is a unit of its own.
+        cover: what a record goes through before the task sees it. Users are told apart before.
     """
     every = list(records)
     groups = [[record] for record in every] if user_field is None else group_by_user(every, user_field)
-    encoded = [[_encode(record, task) for record in group] for group in groups]
+    encoded = [[_encode(record, task, cover) for record in group] for group in groups]
     units = tuple(tuple(example for record in group for example in record) for group in encoded)
     return EncodedRecords(units, len(every) - sum(bool(record) for group in encoded for record in group))
 
 
-def _encode(record: Record, task: Task) -> Unit:
+def _encode(record: Record, task: Task, cover: Cover) -> Unit:
     try:
-        return task.encode(record)
+        return task.encode(cover(record))
     except UnusableError:
         return ()
     except Exception as error:  # whatever a record is, training goes on without it

@@ -11,6 +11,27 @@ from common.plan import Name, Plan
 from common.settings import Section, SettingsFile
 from common.tasks.section import Kind
 
+Entity = Literal["email", "phone", "card", "iban", "national-id", "date", "url", "ip-address", "address"]
+Language = Literal["en", "zh"]
+
+
+class Anonymize(Section):
+    """With this table, what names a person gives way to tokens such as <EMAIL> before records are encoded.
+
+    It is no part of the guarantee and finds no names: docs/anonymize.md. It needs the extra `anonymize`. `sotto
+    client anonymize --preview` shows what it does.
+    """
+
+    entities: list[Entity] = Field(default=list(get_args(Entity)), min_length=1)
+    """What is replaced."""
+    languages: list[Language] = Field(default=list(get_args(Language)), min_length=1)
+    """Whose dates, street addresses and mobile numbers are known. All else is looked for in every language."""
+    phone_regions: list[str] = ["US", "GB", "CN"]
+    """Countries whose telephone numbers are known without a country code, by their two letters."""
+    fields: list[str] | None = Field(default=None, min_length=1, examples=[["letter"]])
+    """The records' own names of the fields that are looked at. If it is missing: whatever a plan reads. The field
+    with the class, and the user for grouping, are always taken as they are."""
+
 
 class Data(Section):
     """The private records. Nothing here but `unit` and `public_size` ever leaves."""
@@ -29,6 +50,7 @@ class Data(Section):
     public_size: PositiveInt = Field(examples=[10000])
     """Units (records, or users) that you are willing to publish; sample rates come from it. Do not copy the true
     count."""
+    anonymize: Anonymize | None = None
 
     @model_validator(mode="after")
     def _only_users_have_a_field(self) -> Data:

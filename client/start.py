@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from client.anonymize import check_fields
 from client.data import group_by_user, load_records
 from client.entropy import Entropy
 from client.ledger import Ledger
@@ -73,6 +74,7 @@ def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy)
         listed_folder(organization, name)
     records = [record for _, record in load_records(organization)]
     held = held_records(records, organization)
+    check_fields(organization, records)
     ledger = Ledger(
         ledger_path,
         organization.name,

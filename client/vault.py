@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from client.anonymize import cover, open_anonymizer
 from client.approval import Approvals
 from client.data import encode
 from client.entropy import Entropy
@@ -61,6 +62,9 @@ class Vault:
         load_model: gives the base model of a folder with a plan's LoRA layers.
         entropy: where keystreams come from. Only simulations and tests pass anything but `SystemEntropy`.
         boundary: what separates the records from the network, as the statements say it.
+
+    Raises:
+        InputError: records should be anonymized, and that cannot be done here.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Vault:
         self._load_model = load_model
         self._entropy = entropy
         self._boundary = boundary
+        self._anonymizer = open_anonymizer(organization)
         self._prepared: dict[str, _Prepared] = {}
 
     def describe(self) -> Description:
@@ -198,7 +203,8 @@ class Vault:
             except GuaranteeError as error:
                 # It was found on made-up examples, so that its text may leave.
                 raise Refused("not-trainable", str(error)) from None
-            encoded = encode(self._records, task, self._organization.data.user_field)
+            user_field = self._organization.data.user_field
+            encoded = encode(self._records, task, user_field, cover(self._anonymizer, plan.task))
             units = FrozenUnits(task, encoded.units, self._organization.vault.max_tokens, precision)
             prepared = _Prepared(model, task, units, precision)
             # One model at a time: what an earlier plan needed is let go.

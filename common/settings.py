@@ -156,9 +156,24 @@ def template(kind: type[Section]) -> str:
             lines += ["", *_entry(name, field)]
         else:
             tables += ["", *_comment(inner.__doc__ or ""), f"[{name}]"]
+            nested = []
             for key, value in inner.model_fields.items():
-                tables += _entry(key, value)
+                table = _section_type(value)
+                if table is None:
+                    tables += _entry(key, value)
+                else:
+                    nested += _commented_out(f"{name}.{key}", table)
+            tables += nested
     return "\n".join(lines + tables) + "\n"
+
+
+def _commented_out(name: str, kind: type[Section]) -> list[str]:
+    """A table within a table, which there need not be."""
+    lines = ["", *_comment(kind.__doc__ or ""), f"# [{name}]"]
+    for key, value in kind.model_fields.items():
+        *said, entry = _entry(key, value)
+        lines += [*said, f"# {entry.removeprefix('# ')}"]
+    return lines
 
 
 def _entry(name: str, field: FieldInfo) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from client.checks import Checks, Group
@@ -24,7 +24,7 @@ _MOST_PLACES = 3
 
 
 def check_records(organization: Organization) -> Checks[list[Placed] | None]:
-    """Read the records; look at users and at the public size.
+    """Read the records; look at users, at the public size, and at what is anonymized.
 
     Returns:
         The records and where they stand; None if they cannot be read.
@@ -35,6 +35,7 @@ def check_records(organization: Organization) -> Checks[list[Placed] | None]:
         units = yield from _GROUP.look("users", _users(organization, records))
         if units is not None:
             yield from _GROUP.look("public size", _public_size(organization, units))
+        yield from _GROUP.look("anonymization", _anonymization(organization, records))
     return placed
 
 
@@ -102,6 +103,29 @@ def _public_size(organization: Organization, units: int) -> Checks[None]:
         yield _GROUP.ok("public size", f"{size} is published; a step draws {share:.2g} times batch_size{more}")
 
 
+def _anonymization(organization: Organization, records: list[Record]) -> Checks[None]:
+    settings = organization.data.anonymize
+    if settings is None:
+        yield _GROUP.ok("anonymization", "off: texts are encoded as they are (data.anonymize)")
+        return
+    check_fields(organization, records)
+    open_anonymizer(organization)
+    where = f"the fields {', '.join(settings.fields)}" if settings.fields else "every text that a plan reads"
+    yield _GROUP.ok("anonymization", f"on, in {where}: {', '.join(settings.entities)}")
+
+
+def _kept(cover: Cover) -> Cover:
+    """The same, done once for each record: here each is encoded more than once."""
+    made: dict[int, Record] = {}
+
+    def kept(record: Record) -> Record:
+        if id(record) not in made:
+            made[id(record)] = cover(record)
+        return made[id(record)]
+
+    return kept
+
+
 def _examples(
     organization: Organization, plan: Plan, placed: Sequence[Placed], tokenizer: Any
 ) -> Checks[Sequence[Unit] | None]:
@@ -110,31 +134,31 @@ def _examples(
     placed = [(at, record) for at, record in placed if field is None or user_of(record, field) is not None]
     records = [record for _, record in placed]
     task = make_task(plan.task, tokenizer)
-    encoded = encode(records, task, field)
+    covered = _kept(cover(open_anonymizer(organization), plan.task))
+    encoded = encode(records, task, field, covered)
     every = [example for unit in encoded.units for example in unit]
     if not every:
-        yield _GROUP.wrong("examples", f"no record can be trained on; {_reasons(plan, placed, task)}")
+        yield _GROUP.wrong("examples", f"no record can be trained on; {_reasons(plan, placed, task, covered)}")
         return None
     if encoded.unusable:
         yield _GROUP.warning(
             "examples",
             f"{encoded.unusable} of {len(records)} records give nothing to train on; they are drawn all the same "
-            f"and add zero; {_reasons(plan, placed, task)}",
+            f"and add zero; {_reasons(plan, placed, task, covered)}",
         )
     else:
         yield _GROUP.ok("examples", f"all {len(records)} records can be trained on")
-    yield from _lengths(plan, every, records, make_task(_uncut(plan), tokenizer), field)
+    uncut = make_task(_uncut(plan), tokenizer)
+    yield from _lengths(plan, every, lambda: encode(records, uncut, field, covered))
     yield from _records_per_user(plan, encoded)
     return encoded.units
 
 
-def _lengths(
-    plan: Plan, every: Sequence[Example], records: Sequence[Record], uncut: Task, field: str | None
-) -> Checks[None]:
+def _lengths(plan: Plan, every: Sequence[Example], uncut: Callable[[], EncodedRecords]) -> Checks[None]:
     most = plan.task.max_length
     lengths = [len(example) for example in every]
     if max(lengths) == most:
-        lengths = [len(example) for unit in encode(records, uncut, field).units for example in unit]
+        lengths = [len(example) for unit in uncut().units for example in unit]
     cut = sum(length > most for length in lengths)
     windows = plan.task.kind == "question-answering"
     happens = "looked at in windows of" if windows else "cut at"
@@ -164,12 +188,12 @@ def _records_per_user(plan: Plan, encoded: EncodedRecords) -> Checks[None]:
         )
 
 
-def _reasons(plan: Plan, placed: Sequence[Placed], task: Task) -> str:
+def _reasons(plan: Plan, placed: Sequence[Placed], task: Task, cover: Cover) -> str:
     """Why records give nothing and where they stand, the commonest reason first."""
     places: dict[str, list[str]] = {}
     for place, record in placed:
         try:
-            task.encode(record)
+            task.encode(cover(record))
         except UnusableError as error:
             places.setdefault(str(error), []).append(place)
         except Exception as error:  # as in training, it is unusable whatever it is
