@@ -271,6 +271,27 @@ def check_client(
         raise typer.Exit(1)
 
 
+@client.command("anonymize")
+def anonymize_client(
+    organization: OrganizationFile,
+    preview: Annotated[bool, typer.Option("--preview", help="Show it; nothing is ever written.")] = False,
+    plan: Annotated[Path | None, typer.Option(help="Look at what this plan reads; else at every field.")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Of each kind, at most.")] = 3,
+) -> None:
+    """Show what [data.anonymize] replaces in the organization's own records, on its own terminal."""
+    from client.organization import Organization
+    from client.preview import preview as look
+    from client.preview import print_preview
+    from common.plan import Plan
+
+    if not preview:
+        raise InputError("give --preview: a vault replaces by itself whenever it encodes, and no file is written")
+    own, chosen = Organization.read(organization), Plan.read(plan) if plan else None
+    with _errors.status("looking") as status:
+        made = look(own, chosen, examples, lambda text: status.update(f"looking: {text}"))
+    print_preview(own, made, _screen)
+
+
 @server.command("register")
 def register_organization(
     name: Annotated[str, typer.Argument(help="The organization's name.")],

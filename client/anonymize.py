@@ -187,8 +187,13 @@ def cover(anonymizer: Anonymizer | None, section: TaskSection) -> Cover:
     """What a record goes through before a task encodes it: what the task reads is replaced, but not its class."""
     if anonymizer is None:
         return lambda record: record
-    fields = [field for field in section.fields if field != section.label_field]
+    fields = readable(section)
     return lambda record: anonymizer.record(record, fields)
+
+
+def readable(section: TaskSection) -> list[str]:
+    """The fields in which a task reads what somebody wrote."""
+    return [field for field in section.fields if field != section.label_field]
 
 
 def check_fields(organization: Organization, records: Collection[Record]) -> None:

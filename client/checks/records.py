@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from client.anonymize import Cover, check_fields, cover, open_anonymizer
 from client.checks import Checks, Group
 from client.data import EncodedRecords, Unit, encode, group_by_user, load_records, user_of
 from client.organization import Organization
