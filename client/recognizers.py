@@ -47,7 +47,6 @@ _CLEAR_IDS: dict[str, Sequence[str]] = {
     "FiPersonalIdentityCodeRecognizer": (),
     "ItFiscalCodeRecognizer": (),
     "SgFinRecognizer": ("nric", "fin"),
-    "InPanRecognizer": (),
 }
 # Those that are digits alone: every tenth number has the right check digit by chance. They need a word.
 _BARE_IDS: dict[str, Sequence[str]] = {
@@ -170,7 +169,9 @@ def _national_ids() -> Iterator[Look]:
         yield Look("national-id", _in_ascii(getattr(presidio, name)()), 4, _words(words))
     for name, words in _BARE_IDS.items():
         yield Look("national-id", _in_ascii(getattr(presidio, name)()), 7, _words(words), always_words=True)
-    # In capitals only: "at 10 20 30 a" has its shape.
+    # Presidio's take small letters too: "at 10 20 30 a" has the shape of the British one. And a pattern of its
+    # Indian one looks from each word to the end of the text.
+    yield Look("national-id", _own("IN_PAN", shapes.INDIAN_PAN), 4)
     yield Look("national-id", _own("UK_NINO", shapes.UK_NINO), 6)
     yield Look("national-id", ChineseIdentityNumber(), 17)
     old = _own("CN_ID_15", shapes.CHINESE_ID_OF_1984)

@@ -40,6 +40,8 @@ CARDS = (
 )
 
 UK_NINO = r"\b(?!BG|GB|NK|KN|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D]\b"
+# The fourth letter says who holds it.
+INDIAN_PAN = r"\b[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z]\b"
 # Region (six digits), date of birth, a number, the check character. Before 1999: a year of two digits, no check.
 _BIRTH = r"(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
 CHINESE_ID = rf"(?<![A-Za-z0-9])[1-8]\d{{5}}(?:18|19|20)\d{{2}}{_BIRTH}\d{{3}}[\dXx](?![A-Za-z0-9])"
