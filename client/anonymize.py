@@ -226,7 +226,10 @@ def _looks(settings: Anonymize) -> Sequence[Look]:
 
 
 def _joined(found: Iterable[Match]) -> tuple[Span, ...]:
-    """Matches that overlap as one, so that no part of any stays; of the kind of the longest, then the surest."""
+    """Matches that overlap as one, so that no part of any stays; of the kind of the longest, then the surest.
+
+    Of equal ones the first that was looked for gives its kind.
+    """
     groups: list[list[Match]] = []
     end = -1
     for one in sorted(found, key=lambda match: (match.begin, match.end)):
@@ -236,7 +239,7 @@ def _joined(found: Iterable[Match]) -> tuple[Span, ...]:
         end = max(end, one.end)
     spans = []
     for group in groups:
-        best = min(group, key=lambda match: (match.begin - match.end, -match.score, match.begin, match.kind))
+        best = min(group, key=lambda match: (match.begin - match.end, -match.score))
         spans.append(Span(best.kind, group[0].begin, max(match.end for match in group)))
     return tuple(spans)
 

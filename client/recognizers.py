@@ -147,6 +147,8 @@ def looks(settings: Anonymize) -> list[Look]:
 
 
 def _everywhere() -> Iterator[Look]:
+    # First: a Chinese identity number can have the check digit of a card as well.
+    yield from _national_ids()
     yield Look("email", _own("EMAIL", shapes.EMAIL))
     yield Look("url", _own("URL", *shapes.URLS))
     yield Look("ip-address", _in_ascii(_Addresses()), 1, unless=regex.compile(shapes.VERSION))
@@ -161,7 +163,6 @@ def _everywhere() -> Iterator[Look]:
     ]
     yield Look("date", _in_ascii(presidio.DateRecognizer([_copied(one) for one in dates])), 3)
     yield Look("date", _own("DATE", *shapes.DATES), 5, unless=regex.compile(shapes.VERSION))
-    yield from _national_ids()
 
 
 def _national_ids() -> Iterator[Look]:
