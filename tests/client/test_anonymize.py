@@ -59,6 +59,9 @@ FOUND = [
     ("我住在北京市朝阳区建国路88号院2号楼301室，谢谢", "我住在<ADDRESS>，谢谢"),
     ("地址：上海市浦东新区世纪大道100号", "地址：<ADDRESS>"),
     ("快递寄到人民路5号。", "快递寄到<ADDRESS>。"),
+    ("ｌｉ＠ｅｘａｍｐｌｅ．ｃｏｍ，６２２２０２１２３４５６７８９０１２８", "<EMAIL>，<CARD>"),
+    ("SSN 536\N{EN DASH}90\N{EN DASH}4399, 4111\N{NO-BREAK SPACE}1111 1111 1111", "SSN <NATIONAL_ID>, <CARD>"),
+    ("生于1990-02-03在线，地址是192.168.1.17的", "生于<DATE>在线，地址是<IP_ADDRESS>的"),
     ("官网https://a.cn/登录", "官网<URL>登录"),
 ]
 
@@ -75,7 +78,8 @@ KEPT = [
     "110105194912310021 and 11010519491231003X",
     "item 9434765919, lot 44051401359, part E12345678",
     "ISBN 978-3-16-148410-0, 1700000000000, 13:45:20, pages 12-14",
-    "ASP.NET, node.js, e.g. this. It is good.It was; std::a a::b",
+    "ASP.NET, node.js, e.g. this. It is good.It was; std::a a::b in 3 lines",
+    "PESEL 4405140135988",
     "@handle, a @ b, 7 Steps To Drive, at 10 20 30 a",
     "DE89370400440532013001",
 ]
@@ -99,6 +103,12 @@ def test_the_name_of_a_field_is_a_word_beside_what_it_holds() -> None:
 def test_a_word_counts_when_it_is_near() -> None:
     assert ALL.text("SSN" + " and so on" * 3 + ": 536904399").text.endswith("<NATIONAL_ID>")
     assert ALL.text("SSN" + " and so on" * 9 + ": 536904399").text.endswith("536904399")
+
+
+def test_a_token_that_brings_a_word_near_changes_nothing_the_second_time() -> None:
+    made = ALL.text("SSN of the-longest-address-of-all@department.example.com: 536904399")
+    assert made.text == "SSN of <EMAIL>: <NATIONAL_ID>"
+    assert len(made.passes) == 2
 
 
 def test_only_what_is_asked_for_is_replaced() -> None:
@@ -135,6 +145,11 @@ def test_an_address_within_another_is_part_of_it() -> None:
 def test_the_longest_gives_its_name_and_nothing_of_the_others_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     made = looking_for(monkeypatch, ("date", "aaa bbb", 0.6), ("card", "bbb cc", 1.0), ("url", "dd", 0.9))
     assert made.text("x aaa bbb cc dd").text == "x <DATE> <URL>"
+
+
+def test_a_chain_of_overlaps_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = looking_for(monkeypatch, ("date", "a b", 0.6), ("card", "b ccc d", 0.6), ("url", "d e", 0.6))
+    assert made.text("a b ccc d e").text == "<CARD>"
 
 
 def test_of_two_as_long_the_surer_gives_its_name_whoever_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,14 @@ from client.anonymize import Anonymizer, cover
 from client.data import encode
 from client.organization import Anonymize, Organization
 from client.recognizers import Look
+from client.start import serve_vault
+from common.errors import InputError
 from common.plan import Plan
 from common.records import Record
 from common.settings import template
 from common.tasks import UnusableError, make_task
 from common.tasks.section import TaskSection
+from simulations.entropy import SeededEntropy
 from tests.client.checking import change, look, not_ok, users, write_plan, write_records
 from tests.client.vaults import open_vault, request_for, write_organization
 from tests.conftest import DEMO_BASE, MakePlan
@@ -244,6 +247,12 @@ def test_a_vault_trains_on_tokens_without_the_canary(
 
 
 # At home
+
+
+def test_a_field_that_no_record_has_stops_a_vault_before_it_answers(path: Path) -> None:
+    change(path, data={"anonymize": {"fields": ["txet"]}})
+    with pytest.raises(InputError, match=r"^data\.anonymize\.fields: none of the 30 records has 'txet'"):
+        serve_vault(Organization.read(path), SeededEntropy(7), pytest.fail)
 
 
 def test_check_says_whether_texts_are_anonymized(path: Path, make_plan: MakePlan) -> None:
