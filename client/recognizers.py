@@ -31,6 +31,8 @@ _WEAK = 0.3
 # Characters before and after a match in which a word makes a weak match count.
 _BEFORE, _AFTER = 40, 20
 
+# Candidates after which libphonenumber looks no further; each has a digit at least.
+_MOST_TRIES = 65_535
 _PHONE_WORDS = (
     "phone", "telephone", "tel", "mobile", "cell", "call", "fax", "whatsapp",
     "电话", "手机", "座机", "传真", "热线", "联系",
@@ -214,7 +216,13 @@ class Phones(presidio.PhoneRecognizer):
         super().__init__(supported_regions=tuple(regions), leniency=strict_grouping)
 
     def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[Any]:
-        """See the class."""
+        """See the class.
+
+        Raises:
+            OverflowError: libphonenumber would give up before the end of the text, without a word.
+        """
+        if sum(map(str.isdigit, text)) > _MOST_TRIES:
+            raise OverflowError
         found = super().analyze(text, entities, nlp_artifacts)
         for one in found:
             one.score = _WEAK if text[one.start : one.end].isdigit() else _CLEAR
