@@ -259,7 +259,11 @@ def clip_per_window() -> None:
 def users_records_as_examples() -> None:
     """A plan for users trained as if each record were a unit of its own."""
     original = client.data.encode
-    replace_everywhere(original, lambda records, task, user_field=None: original(records, task))
+
+    def encode(records: Any, task: Any, user_field: Any = None, *others: Any) -> Any:
+        return original(records, task, None, *others)
+
+    replace_everywhere(original, encode)
 
 
 def nan_passes() -> None:
