@@ -26,7 +26,10 @@ def quantized(quantization: Quantization, config: Any, dtype: str, device: str) 
         ValueError: bitsandbytes is not installed, or the model is quantized already.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(f'quantization = "{quantization}" needs bitsandbytes: pip install "sotto[quantization]"')
+        raise ValueError(
+            f'quantization = "{quantization}" needs bitsandbytes, which is not installed; in Sotto\'s folder: '
+            "pip install -c constraints.txt '.[quantization]'"
+        )
     if is_quantized(config):
         raise ValueError("it is quantized already; name the model that it was made from")
     if quantization == "4bit":

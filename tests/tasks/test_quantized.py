@@ -135,5 +135,5 @@ def test_bad_input_is_one_line(task_plan: MakeTaskPlan, tmp_path: Path, monkeypa
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "bitsandbytes" else find(name, *more)
     )
-    with pytest.raises(InputError, match=r'pip install "sotto\[quantization\]"'):
+    with pytest.raises(InputError, match=r"pip install -c constraints.txt '\.\[quantization\]'"):
         LoraModel(plan.model.base, plan)
