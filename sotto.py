@@ -410,27 +410,17 @@ def merge(
     ] = None,
 ) -> None:
     """Merge the adapter into the base model: a Hugging Face folder."""
-    from server.result import merge
-
     if quantize is not None:
-        from server.shrink import merge_quantized
+        from server.shrink import merge_quantized, print_saving
 
         with _screen.status("merging and quantizing"):
             saving = merge_quantized(run, out, quantize, data)
-        quality = (
-            f"{saving.metric} {saving.before:.4g} before, {saving.after:.4g} after"
-            if saving.metric
-            else "quality not measured: --data names records to measure it on"
-        )
-        _screen.print(
-            f"{out}: merged and quantized; {saving.bytes_before / 1e6:.1f} MB before, "
-            f"{saving.bytes_after / 1e6:.1f} MB after; {quality}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_saving(out, saving, _screen)
         return
     if data is not None:
         raise InputError("--data needs --quantize: a merge without it changes no prediction")
+    from server.result import merge
+
     with _screen.status("merging"):
         difference = merge(run, out)
     _screen.print(

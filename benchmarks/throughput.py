@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/throughput.py --base FOLDER --data FILE [--runs 5]
 
-One clipped sum of gradients over the same examples, by a sentence encoder with LoRA on all linear layers, in four
+Per-example gradients of the same examples, by a sentence encoder with LoRA on all linear layers, in four
 ways that are taken in turn in one process; the table shows the median of the ratios to the slowest way, and the
 quartiles, and how many of the processed tokens are padding. Without sorting, each micro-batch is padded to its
 longest example.

@@ -151,7 +151,13 @@ class Anonymizer:
         return made
 
     def record(self, record: Record, fields: Iterable[str]) -> Record:
-        """A record whose texts in some fields are replaced; answers stay where they are in their context.
+        """A record whose texts in some fields are replaced; see `covered`."""
+        return self.covered(record, fields)[0]
+
+    def covered(self, record: Record, fields: Iterable[str]) -> tuple[Record, dict[str, list[Anonymized]]]:
+        """A record whose texts in some fields are replaced, and what became of each of these texts.
+
+        Answers stay where they are in their context.
 
         Raises:
             UnusableError: it cannot be done; nothing of the record may be used.
@@ -161,7 +167,7 @@ class Anonymizer:
             changed = {field: _with(record[field], [one.text for one in texts]) for field, texts in made.items()}
             if "context" in made and isinstance(record["context"], str):
                 changed |= _answers(record, made["context"][0])
-            return {**record, **changed}
+            return {**record, **changed}, made
         except Exception as error:  # whatever a record is, it must not pass as it is
             _log.warning("a record cannot be anonymized: %s", type(error).__name__)  # the text may hold the record
         raise UnusableError("it cannot be anonymized")

@@ -104,12 +104,12 @@ def _look(made: Preview, anonymizer: Anonymizer, placed: Placed, plan: Plan | No
     place, record = placed
     fields = readable(plan.task) if plan else list(record)
     try:
-        anonymizer.record(record, fields)
+        _, made_of = anonymizer.covered(record, fields)
     except UnusableError:
         made.failed += 1
         return
     kinds = Counter[Entity]()
-    for name, texts in anonymizer.texts(record, fields).items():
+    for name, texts in made_of.items():
         for text in texts:
             for kind, shown in _replacements(place, name, text):
                 kinds[kind] += 1

@@ -32,22 +32,24 @@ def verified_precision(model: LoraModel, task: Task, plan: Plan) -> torch.dtype:
     Raises:
         GuaranteeError: none passes; what the last one failed at.
     """
-    parameters = model.trained_parameters()
-    allowed = candidates(plan.training.precision, device_of(model.module))
-    for precision in allowed:
-        tolerance = max(_TOLERANCE[precision], _TOLERANCE[getattr(torch, plan.model.dtype)])
-        if plan.model.quantization == "8bit":
-            # What a token is rounded to jumps where its float32 differs in the last bit.
-            tolerance = max(tolerance, _TOLERANCE[torch.bfloat16])
+    *hoped, last = candidates(plan.training.precision, device_of(model.module))
+    for precision in hoped:
         try:
-            verify_training(model.module, parameters, task, tolerance, precision)
+            _verify_plan(model, task, plan, precision)
         except GuaranteeError as error:
-            if precision is allowed[-1]:
-                raise
             _log.info("%s is not exact enough for this model: %s", precision, error)
         else:
             return precision
-    raise AssertionError("a plan allows one precision at least")
+    _verify_plan(model, task, plan, last)
+    return last
+
+
+def _verify_plan(model: LoraModel, task: Task, plan: Plan, precision: torch.dtype) -> None:
+    tolerance = max(_TOLERANCE[precision], _TOLERANCE[getattr(torch, plan.model.dtype)])
+    if plan.model.quantization == "8bit":
+        # What a token is rounded to jumps where its float32 differs in the last bit.
+        tolerance = max(tolerance, _TOLERANCE[torch.bfloat16])
+    verify_training(model.module, model.trained_parameters(), task, tolerance, precision)
 
 
 def verify_training(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 
@@ -23,8 +20,6 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
-@contextmanager
-def computing_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     """Autocast (https://docs.pytorch.org/docs/stable/amp.html) of the forward passes within; none for float32."""
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-        yield
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

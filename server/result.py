@@ -28,7 +28,7 @@ from server.page import write_page
 from server.run_directory import RunDirectory
 
 _MERGE_TOLERANCE = 1e-3
-_HEAD_FILE = "head.safetensors"
+HEAD_FILE = "head.safetensors"
 _READING_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError, SafetensorError)
 
 
@@ -122,10 +122,15 @@ def merge(path: Path, out: Path) -> float:
     base.save_pretrained(str(out))
     _save_head(merged, out)
     tokenizer.save_pretrained(str(out))
-    for name in ("README.md", "plan.toml"):
+    copy_files(folder, out, "README.md", "plan.toml")
+    return difference
+
+
+def copy_files(folder: Path, out: Path, *names: str) -> None:
+    """Copy those of some files that a folder has into another one."""
+    for name in names:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
-    return difference
 
 
 def check_free(out: Path) -> None:
@@ -156,7 +161,7 @@ def _outputs(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 def _save_head(model: Any, folder: Path) -> None:
     if isinstance(model, HeadedModel):
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
-        write_safetensors(state, folder / _HEAD_FILE)
+        write_safetensors(state, folder / HEAD_FILE)
 
 
 def _load_head(model: Any, section: TaskSection, folder: Path) -> Any:
@@ -165,12 +170,12 @@ def _load_head(model: Any, section: TaskSection, folder: Path) -> Any:
     if headed is model:
         return model
     try:
-        state = read_safetensors(folder / _HEAD_FILE)
+        state = read_safetensors(folder / HEAD_FILE)
         if not all(tensor.isfinite().all() for tensor in state.values()):
             raise ValueError("its tensors are not finite")
         headed.head.load_state_dict(state)
     except _READING_ERRORS as error:
-        raise _unusable(folder / _HEAD_FILE, error) from None
+        raise _unusable(folder / HEAD_FILE, error) from None
     return headed
 
 

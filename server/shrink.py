@@ -7,13 +7,15 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from common.base import load_base
 from common.errors import InputError
 from common.plan import Plan
 from common.quantization import Quantization
 from common.tasks.section import TaskSection
 from server.evaluate import evaluate
-from server.result import check_free, load_result, merge
+from server.result import HEAD_FILE, check_free, copy_files, load_result, merge
 from server.run_directory import RunDirectory
 
 
@@ -63,15 +65,28 @@ def merge_quantized(path: Path, out: Path, quantization: Quantization, data: Pat
         model, tokenizer = load_base(str(whole), "float32", section, quantization)
         model.save_pretrained(str(small))
         tokenizer.save_pretrained(str(small))
-        for file in ("README.md", "plan.toml", "head.safetensors"):
-            if (whole / file).is_file():
-                shutil.copyfile(whole / file, small / file)
+        copy_files(whole, small, "README.md", "plan.toml", HEAD_FILE)
         saving = Saving(_weight_bytes(whole), _weight_bytes(small))
         if data is not None:
             before, after = (_headline(folder, section, data) for folder in (whole, small))
             saving = Saving(saving.bytes_before, saving.bytes_after, section.headline[0], before, after)
         shutil.copytree(small, out, dirs_exist_ok=True)
     return saving
+
+
+def print_saving(out: Path, saving: Saving, console: Console) -> None:
+    """One line: bytes and quality, before and after."""
+    quality = (
+        f"{saving.metric} {saving.before:.4g} before, {saving.after:.4g} after"
+        if saving.metric
+        else "quality not measured: --data names records to measure it on"
+    )
+    console.print(
+        f"{out}: merged and quantized; {saving.bytes_before / 1e6:.1f} MB before, "
+        f"{saving.bytes_after / 1e6:.1f} MB after; {quality}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _weight_bytes(folder: Path) -> int:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-import sotto
 from client.ledger import Ledger
 from client.reservation import Reservation
 from common.lifetime import Cap
@@ -23,7 +22,7 @@ from common.node_key import NodeKey
 from common.plan import Plan
 from common.signing import StatementKey, public_line
 from server.run_directory import RunDirectory
-from tests.conftest import DEMO_BASE
+from tests.conftest import DEMO_BASE, Cli
 from tests.server.signed_run import change, make_run, signed, statement
 
 RECORDS = [{"text": f"Customer: where is parcel {n}?\nAgent: on its way.", "who": "ab"[n % 2]} for n in range(80)]
@@ -52,25 +51,6 @@ partition = "field"
 field = "who"
 """
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: (exit code, standard output, standard error)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sotto", *map(str, arguments)])
-        code = 0
-        try:
-            sotto.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_base: Path) -> Path:
@@ -79,7 +59,7 @@ def folder(tmp_path: Path, tiny_base: Path) -> Path:
     return tmp_path
 
 
-def test_simulate_merge_evaluate_generate(cli: Run, folder: Path) -> None:
+def test_simulate_merge_evaluate_generate(cli: Cli, folder: Path) -> None:
     out = folder / "run"
     code, printed, _ = cli("simulate", folder / "plan.toml", "--out", out)
     assert code == 0
@@ -103,7 +83,7 @@ def test_simulate_merge_evaluate_generate(cli: Run, folder: Path) -> None:
 
 
 def test_by_default_a_run_lies_in_a_folder_of_its_own_name(
-    cli: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
     code, _, _ = cli("simulate", "plan.toml")
@@ -113,7 +93,7 @@ def test_by_default_a_run_lies_in_a_folder_of_its_own_name(
     assert made.name.startswith("cli-")
 
 
-def test_init_plan_writes_a_plan_that_can_be_read(cli: Run, tmp_path: Path) -> None:
+def test_init_plan_writes_a_plan_that_can_be_read(cli: Cli, tmp_path: Path) -> None:
     code, _, _ = cli("init", "plan", tmp_path / "new" / "plan.toml")
     assert code == 0
     assert Plan.read(tmp_path / "new" / "plan.toml").privacy.epsilon == 8.0
@@ -153,7 +133,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(cli: Run, folder: Path, mistake: str) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(cli: Cli, folder: Path, mistake: str) -> None:
     make, said = MISTAKES[mistake]
     make(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -176,14 +156,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli: Run, folder: Path, mistake: 
         (["generate", "{folder}/nowhere", "--prompt", "x"], "neither a run directory"),
     ],
 )
-def test_other_commands_refuse_in_one_line(cli: Run, folder: Path, arguments: list[str], said: str) -> None:
+def test_other_commands_refuse_in_one_line(cli: Cli, folder: Path, arguments: list[str], said: str) -> None:
     code, _, printed = cli(*(argument.format(folder=folder) for argument in arguments))
     assert code == 2
     assert said in printed
     assert len(printed.strip().splitlines()) == 1
 
 
-def test_control_c_leaves_a_run_that_resume_continues(cli: Run, folder: Path) -> None:
+def test_control_c_leaves_a_run_that_resume_continues(cli: Cli, folder: Path) -> None:
     edit(folder, "rounds = 1", "rounds = 400")
     out = folder / "run"
     command = [sys.executable, "-m", "sotto", "simulate", str(folder / "plan.toml"), "--out", str(out)]
@@ -219,7 +199,7 @@ def signed_run(tmp_path: Path) -> tuple[RunDirectory, StatementKey]:
     return make_run(tmp_path / "run", statements, {"st-mary": key, "clinic": key}), key
 
 
-def test_a_simulation_leaves_a_report_that_says_that_it_protects_nobody(cli: Run, folder: Path) -> None:
+def test_a_simulation_leaves_a_report_that_says_that_it_protects_nobody(cli: Cli, folder: Path) -> None:
     out = folder / "run"
     code, printed, _ = cli("simulate", folder / "plan.toml", "--out", out)
     assert code == 0
@@ -237,7 +217,7 @@ def test_a_simulation_leaves_a_report_that_says_that_it_protects_nobody(cli: Run
     assert report["organizations"][0]["epsilon"] <= 8.0
 
 
-def test_a_run_without_privacy_is_reported_as_such(cli: Run, folder: Path) -> None:
+def test_a_run_without_privacy_is_reported_as_such(cli: Cli, folder: Path) -> None:
     assert cli("simulate", folder / "plan.toml", "--out", folder / "run", "--no-privacy")[0] == 0
     assert "Trained without privacy" in (folder / "run" / "privacy" / "report.html").read_text()
     code, printed, _ = cli("privacy", "report", folder / "run", "--json", folder / "r.json")
@@ -246,7 +226,7 @@ def test_a_run_without_privacy_is_reported_as_such(cli: Run, folder: Path) -> No
     assert json.loads((folder / "r.json").read_text())["epsilon"] is None
 
 
-def test_a_signed_run_is_verified(cli: Run, signed_run: tuple[RunDirectory, StatementKey]) -> None:
+def test_a_signed_run_is_verified(cli: Cli, signed_run: tuple[RunDirectory, StatementKey]) -> None:
     directory, _ = signed_run
     code, printed, errors = cli("privacy", "report", directory.path)
     assert (code, errors) == (0, "")
@@ -256,7 +236,7 @@ def test_a_signed_run_is_verified(cli: Run, signed_run: tuple[RunDirectory, Stat
     assert "7.81 of 16.00" in rows[1]  # 7.8002, rounded up
 
 
-def test_an_unregistered_key_is_a_warning(cli: Run, signed_run: tuple[RunDirectory, StatementKey]) -> None:
+def test_an_unregistered_key_is_a_warning(cli: Cli, signed_run: tuple[RunDirectory, StatementKey]) -> None:
     directory, _ = signed_run
     (directory.path / "privacy" / "keys" / "clinic.pub").unlink()
     code, printed, errors = cli("privacy", "report", directory.path, "--html", directory.path / "r.html")
@@ -276,7 +256,7 @@ def test_an_unregistered_key_is_a_warning(cli: Run, signed_run: tuple[RunDirecto
     ],
 )
 def test_an_altered_statement_is_written_out_as_such_and_ends_with_1(
-    cli: Run, signed_run: tuple[RunDirectory, StatementKey], values: dict[str, object], said: str
+    cli: Cli, signed_run: tuple[RunDirectory, StatementKey], values: dict[str, object], said: str
 ) -> None:
     directory, _ = signed_run
     change(directory, "st-mary", **values)
@@ -288,7 +268,7 @@ def test_an_altered_statement_is_written_out_as_such_and_ends_with_1(
     assert "Do not rely on this report" in (directory.path / "r.html").read_text()
 
 
-def test_an_understated_epsilon_ends_with_1_although_it_is_signed(cli: Run, tmp_path: Path) -> None:
+def test_an_understated_epsilon_ends_with_1_although_it_is_signed(cli: Cli, tmp_path: Path) -> None:
     key = StatementKey.generate()
     directory = make_run(tmp_path / "run", [signed(statement("st-mary", epsilon=2.0), key)], {"st-mary": key})
     code, printed, errors = cli("privacy", "report", directory.path)
@@ -297,7 +277,7 @@ def test_an_understated_epsilon_ends_with_1_although_it_is_signed(cli: Run, tmp_
     assert "valid" in printed
 
 
-def test_keys_of_ones_own_decide(cli: Run, signed_run: tuple[RunDirectory, StatementKey], tmp_path: Path) -> None:
+def test_keys_of_ones_own_decide(cli: Cli, signed_run: tuple[RunDirectory, StatementKey], tmp_path: Path) -> None:
     directory, _ = signed_run
     (tmp_path / "keys").mkdir()
     other = StatementKey.generate()
@@ -309,7 +289,7 @@ def test_keys_of_ones_own_decide(cli: Run, signed_run: tuple[RunDirectory, State
     assert "st-mary" in errors
 
 
-def test_a_hostile_organization_cannot_write_on_the_terminal(cli: Run, tmp_path: Path) -> None:
+def test_a_hostile_organization_cannot_write_on_the_terminal(cli: Cli, tmp_path: Path) -> None:
     hostile = statement("st-mary", boundary="[red]x[/red]\x1b[2J\nok", unit="\x9b31m")
     directory = make_run(tmp_path / "run", [hostile], {})
     code, printed, errors = cli("privacy", "report", directory.path)
@@ -338,7 +318,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_broken_run_is_one_line_and_exit_code_2(
-    cli: Run, signed_run: tuple[RunDirectory, StatementKey], how: str
+    cli: Cli, signed_run: tuple[RunDirectory, StatementKey], how: str
 ) -> None:
     path = signed_run[0].path
     make, said = BROKEN[how]
@@ -351,7 +331,7 @@ def test_a_broken_run_is_one_line_and_exit_code_2(
     assert not (path / "r.html").exists()
 
 
-def test_calibrate_shows_what_a_plan_needs(cli: Run, folder: Path) -> None:
+def test_calibrate_shows_what_a_plan_needs(cli: Cli, folder: Path) -> None:
     plan = folder / "plan.toml"
     code, printed, errors = cli("privacy", "calibrate", plan, "--public-size", 40, "--public-size", 80, "--json")
     assert (code, errors.strip()) == (0, "")
@@ -383,7 +363,7 @@ def write_organization(folder: Path) -> Path:
     return path
 
 
-def test_calibrate_and_budget_of_an_organization(cli: Run, folder: Path) -> None:
+def test_calibrate_and_budget_of_an_organization(cli: Cli, folder: Path) -> None:
     path = write_organization(folder)
     code, printed, _ = cli("privacy", "calibrate", folder / "plan.toml", "--organization", path, "--json")
     assert code == 0
@@ -425,7 +405,7 @@ def test_calibrate_and_budget_of_an_organization(cli: Run, folder: Path) -> None
         (["--organization", "{folder}/organization.toml"] * 2, "two have the name 'st-mary'"),
     ],
 )
-def test_calibrate_refuses_in_one_line(cli: Run, folder: Path, arguments: list[str], said: str) -> None:
+def test_calibrate_refuses_in_one_line(cli: Cli, folder: Path, arguments: list[str], said: str) -> None:
     write_organization(folder)
     given = [argument.format(folder=folder) for argument in arguments]
     code, printed, errors = cli("privacy", "calibrate", folder / "plan.toml", *given)
@@ -434,7 +414,7 @@ def test_calibrate_refuses_in_one_line(cli: Run, folder: Path, arguments: list[s
     assert len(errors.strip().splitlines()) == 1
 
 
-def test_calibrate_keeps_to_the_policy(cli: Run, folder: Path) -> None:
+def test_calibrate_keeps_to_the_policy(cli: Cli, folder: Path) -> None:
     path = write_organization(folder)
     edit(folder, "epsilon = 8.0", "epsilon = 9.5")
     code, _, errors = cli("privacy", "calibrate", folder / "plan.toml", "--organization", path)
@@ -442,7 +422,7 @@ def test_calibrate_keeps_to_the_policy(cli: Run, folder: Path) -> None:
     assert "a run may cost 9.0 at most" in errors
 
 
-def test_calibrate_without_any_size_says_what_to_give(cli: Run, folder: Path) -> None:
+def test_calibrate_without_any_size_says_what_to_give(cli: Cli, folder: Path) -> None:
     edit(folder, '[simulation]\ndata = "records.jsonl"\n', "[simulation]\n")
     code, _, errors = cli("privacy", "calibrate", folder / "plan.toml")
     assert code == 2
@@ -462,7 +442,7 @@ def test_a_foreign_package_named_common_is_refused(package: str, tmp_path: Path)
 # Keys, registration and approval
 
 
-def test_both_sides_see_the_fingerprint_of_one_key_and_a_revoked_one_is_gone(cli: Run, tmp_path: Path) -> None:
+def test_both_sides_see_the_fingerprint_of_one_key_and_a_revoked_one_is_gone(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "server.toml").write_text("")
     server = ("--server", tmp_path / "server.toml")
     code, said, _ = cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
@@ -487,7 +467,7 @@ def test_both_sides_see_the_fingerprint_of_one_key_and_a_revoked_one_is_gone(cli
     assert (code, "was revoked" in error) == (2, True)
 
 
-def test_a_key_is_never_replaced(cli: Run, tmp_path: Path) -> None:
+def test_a_key_is_never_replaced(cli: Cli, tmp_path: Path) -> None:
     cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
     before = {path: path.read_bytes() for path in (tmp_path / "keys").iterdir()}
     code, _, error = cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
@@ -515,7 +495,7 @@ def test_a_key_is_never_replaced(cli: Run, tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_at_the_registry_is_one_line(
-    cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("server.toml").write_text("")
@@ -527,7 +507,7 @@ def test_a_mistake_at_the_registry_is_one_line(
     assert cli("server", "list", "--server", "server.toml")[1] == ""
 
 
-def test_approving_shows_what_a_plan_would_cost_and_records_it(cli: Run, folder: Path) -> None:
+def test_approving_shows_what_a_plan_would_cost_and_records_it(cli: Cli, folder: Path) -> None:
     organization = write_organization(folder)
     plan = folder / "plan.toml"
     plan.write_text(plan.read_text().replace("delta = 1e-3", "delta = 1e-4"))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import client.recognizers
-import sotto
 from client.organization import Anonymize, Organization
 from client.recognizers import Look
 from client.start import serve_vault
@@ -22,7 +20,7 @@ from simulations.entropy import SeededEntropy
 from tests.client.anonymizing import CANARY, Broken
 from tests.client.checking import change, look, not_ok, users, write_plan, write_records
 from tests.client.vaults import write_organization
-from tests.conftest import MakePlan
+from tests.conftest import Cli, MakePlan
 
 
 @pytest.fixture
@@ -73,25 +71,11 @@ def test_check_looks_at_users_as_the_vault_does(path: Path, make_plan: MakePlan)
     assert found["records", "users"].text.startswith("12 records of 4 users")
 
 
-Run = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs `sotto client anonymize`: (exit code, standard output, standard error)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setattr(sys, "argv", ["sotto", "client", "anonymize", *map(str, arguments)])
-        code = 0
-        try:
-            sotto.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def cli(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs `sotto client anonymize`."""
+    monkeypatch.setenv("COLUMNS", "200")
+    return partial(cli, "client", "anonymize")
 
 
 def counts(output: str) -> dict[str, tuple[int, int]]:
@@ -102,7 +86,7 @@ def counts(output: str) -> dict[str, tuple[int, int]]:
     return {kind: (int(found), int(records)) for kind, _, found, records in rows if int(found)}
 
 
-def test_preview_counts_and_shows_what_is_replaced_and_writes_nothing(path: Path, cli: Run) -> None:
+def test_preview_counts_and_shows_what_is_replaced_and_writes_nothing(path: Path, cli: Cli) -> None:
     write_records(
         path,
         [
@@ -122,7 +106,7 @@ def test_preview_counts_and_shows_what_is_replaced_and_writes_nothing(path: Path
     assert sorted(path.parent.rglob("*")) == before
 
 
-def test_preview_of_a_plan_looks_at_what_it_reads(path: Path, cli: Run, make_plan: MakePlan) -> None:
+def test_preview_of_a_plan_looks_at_what_it_reads(path: Path, cli: Cli, make_plan: MakePlan) -> None:
     write_records(path, [{"letter": CANARY, "text": "old", "phone": 13912345678}])
     change(path, data={"fields": {"text": "letter"}})
     plan = write_plan(path.parent, make_plan())
@@ -131,7 +115,7 @@ def test_preview_of_a_plan_looks_at_what_it_reads(path: Path, cli: Run, make_pla
 
 
 @pytest.mark.usefixtures("broken")
-def test_preview_counts_what_fails(path: Path, cli: Run) -> None:
+def test_preview_counts_what_fails(path: Path, cli: Cli) -> None:
     write_records(path, [{"text": "4711"}, {"text": "fine"}])
     code, output, _ = cli("--preview", path)
     assert code == 0
@@ -149,7 +133,7 @@ def test_preview_counts_what_fails(path: Path, cli: Run) -> None:
         ({"phone_regions": ["XX"]}, "data.anonymize.phone_regions = 'XX'"),
     ],
 )
-def test_bad_input_is_one_line(path: Path, cli: Run, keys: dict[str, Any], said: str) -> None:
+def test_bad_input_is_one_line(path: Path, cli: Cli, keys: dict[str, Any], said: str) -> None:
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
     path.write_text(path.read_text().replace("[data.anonymize]\n", f"[data.anonymize]\n{lines}"))
     code, output, errors = cli("--preview", path)
@@ -159,7 +143,7 @@ def test_bad_input_is_one_line(path: Path, cli: Run, keys: dict[str, Any], said:
     assert errors.count("\n") == 1
 
 
-def test_what_is_not_asked_for_is_said(tmp_path: Path, tiny_base: Path, cli: Run) -> None:
+def test_what_is_not_asked_for_is_said(tmp_path: Path, tiny_base: Path, cli: Cli) -> None:
     plain = write_organization(tmp_path / "plain", tiny_base)
     assert cli("--preview", plain)[::2] == (
         2,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from transformers import AutoTokenizer
 
-import sotto
 from client.approval import Approvals
 from client.check import GROUPS
 from client.checks.ledger import check_ledger
@@ -33,9 +32,7 @@ from tests.client.checking import (
     write_plan,
 )
 from tests.client.vaults import LONG, VaultProcess, open_vault, request_for, wait_until, write_organization
-from tests.conftest import MakePlan
-
-Cli = Callable[..., tuple[int, str, str]]
+from tests.conftest import Cli, MakePlan
 
 
 @pytest.fixture
@@ -44,20 +41,9 @@ def path(tmp_path: Path, tiny_base: Path) -> Path:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
-    """`sotto client check` in this process: (exit code, standard output, standard error)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sotto", "client", "check", *map(str, arguments)])
-        code = 0
-        try:
-            sotto.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def cli(cli: Cli) -> Cli:
+    """Runs `sotto client check`."""
+    return partial(cli, "client", "check")
 
 
 # All is well
