@@ -23,19 +23,24 @@ class HeadedModel(torch.nn.Module):
         backbone: gives `last_hidden_state`.
         outputs: numbers that the head gives.
         pooling: "mean", "first" or "last" for one vector a text; None for one a token.
+        layers: how many of the last layers are pooled. Each gives a vector of the same length, and these stand side
+            by side: layers below the last one, which a base model was trained to end with, may tell more of what
+            it was not trained for.
 
     Attributes:
         backbone: as given, or with LoRA layers put on it since.
         head: the linear layer.
         pooling: as given.
+        layers: as given.
     """
 
-    def __init__(self, backbone: Any, outputs: int, pooling: str | None) -> None:
+    def __init__(self, backbone: Any, outputs: int, pooling: str | None, layers: int = 1) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = torch.nn.Linear(backbone.config.hidden_size, outputs, bias=False)
+        self.head = torch.nn.Linear(layers * backbone.config.hidden_size, outputs, bias=False)
         torch.nn.init.zeros_(self.head.weight)
         self.pooling = pooling
+        self.layers = layers
 
     @property
     def config(self) -> Any:
@@ -57,11 +62,18 @@ class HeadedModel(torch.nn.Module):
         return outputs
 
     def vectors(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """What the head is given, in float32: shape (texts, width), or (texts, tokens, width) without pooling."""
-        hidden: torch.Tensor = self.backbone(**inputs).last_hidden_state.float()
+        """What the head is given, in float32.
+
+        Returns:
+            Shape (texts, layers × width), each of length 1, or (texts, tokens, width) without pooling.
+        """
+        outputs = self.backbone(**inputs, output_hidden_states=self.layers > 1)
+        last: torch.Tensor = outputs.last_hidden_state.float()
         if self.pooling is None:
-            return hidden
-        return F.normalize(_pooled(hidden, inputs["attention_mask"], self.pooling), dim=-1)
+            return last
+        below = outputs.hidden_states[-self.layers : -1] if self.layers > 1 else ()
+        pooled = [_pooled(hidden.float(), inputs["attention_mask"], self.pooling) for hidden in (*below, last)]
+        return torch.cat([F.normalize(vector, dim=-1) for vector in pooled], dim=-1) / self.layers**0.5
 
 
 def _pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

@@ -132,13 +132,23 @@ def _check_fits(base: Any, tokenizer: Any, plan: Plan) -> None:
 
 
 def with_head(peft: Any, section: TaskSection) -> Any:
-    """A model with the head that a task needs, or the model itself if it needs none."""
+    """A model with the head that a task needs, or the model itself if it needs none.
+
+    Raises:
+        InputError: the head should see more layers than there are.
+    """
     if section.head_outputs is None:
         return peft
     pooling = section.pooling if section.kind == "classification" else None
     if section.kind == "classification" and pooling is None:
         pooling = "last" if is_causal(peft) else "mean"
-    return HeadedModel(peft, section.head_outputs, pooling).to(next(peft.parameters()).device)
+    layers = section.pooling_layers or 1
+    if layers > peft.config.num_hidden_layers:
+        raise InputError(
+            f"task.pooling_layers = {layers}: it should be at most {peft.config.num_hidden_layers}, the layers of "
+            "the base model"
+        )
+    return HeadedModel(peft, section.head_outputs, pooling, layers).to(next(peft.parameters()).device)
 
 
 _PEFT_TASKS = {"causal-lm": "CAUSAL_LM", "chat": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}

@@ -69,6 +69,10 @@ _VECTORS = {
     "last": "A text's vector is `model(...).last_hidden_state` of its last token, scaled to length 1.",
     None: "There is a vector for each token: `model(...).last_hidden_state`.",
 }
+_SIDE_BY_SIDE = (
+    " So is one made from each of the last {layers} of `model(..., output_hidden_states=True).hidden_states`; they "
+    "stand side by side, the last one last, and the whole is scaled to length 1."
+)
 
 
 def adapter_card(
@@ -119,7 +123,10 @@ def _use(section: TaskSection, base: str, pooling: str | None) -> str:
         if section.labels
         else "two: how well a token begins the answer, and how well it ends it"
     )
-    return _USE.format(kind="AutoModel", base=base) + _HEAD.format(vector=_VECTORS[pooling], outputs=outputs)
+    vector = _VECTORS[pooling]
+    if section.pooling_layers is not None and section.pooling_layers > 1:
+        vector += _SIDE_BY_SIDE.format(layers=section.pooling_layers)
+    return _USE.format(kind="AutoModel", base=base) + _HEAD.format(vector=vector, outputs=outputs)
 
 
 def _plain(text: str, length: int = 60) -> str:

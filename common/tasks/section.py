@@ -16,7 +16,10 @@ Label = Annotated[str, Field(min_length=1, max_length=200)]
 _KEYS: dict[str, tuple[set[str], set[str]]] = {
     "causal-lm": ({"template", "response"}, {"template"}),
     "chat": ({"template", "response"}, set()),
-    "classification": ({"template", "labels", "label_field", "pooling"}, {"template", "labels"}),
+    "classification": (
+        {"template", "labels", "label_field", "pooling", "pooling_layers"},
+        {"template", "labels"},
+    ),
     "question-answering": ({"stride", "no_answer"}, set()),
     "seq2seq": ({"template", "response"}, {"template", "response"}),
 }
@@ -48,6 +51,9 @@ class TaskSection(Section):
     pooling: Literal["mean", "first", "last"] | None = Field(default=None, examples=["mean"])
     """Of classification: the vector of a text is the mean of its tokens', or that of the first or last token. If
     it is missing: the last for models that read from left to right, the mean for all others."""
+    pooling_layers: int | None = Field(default=None, ge=1, le=1000, examples=[3])
+    """Of classification: so many of the last layers are pooled, and their vectors stand side by side (Devlin et al.
+    2019, https://arxiv.org/abs/1810.04805, section 5.3); the last one alone if it is missing."""
     stride: int | None = Field(default=None, ge=1, examples=[64])
     """Of question-answering: tokens that neighbouring windows of a context share; a quarter of max_length if it is
     missing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
+from client.verification import verify_training
 from common.base import load_base
 from common.errors import InputError
 from common.heads import HeadedModel
@@ -19,6 +21,9 @@ from common.tasks import UnusableError, make_task
 from common.tasks.classification import ClassPrediction
 from common.tasks.scores import calibration_error, class_metrics
 from common.tasks.section import TaskSection
+from server.evaluate import evaluate
+from server.result import load_result, merge
+from simulations.run import simulate
 from tests.tasks.bases import LABELS, record, section
 from tests.tasks.conftest import MakeTaskPlan
 
@@ -54,8 +59,62 @@ def test_a_loss_is_that_of_the_text_alone_with_its_pooled_vector(
         assert loss == pytest.approx(expected, abs=1e-5)
 
 
-def test_vectors_that_are_kept_give_the_same_losses(task_plan: MakeTaskPlan) -> None:
-    plan = task_plan("classification", "encoder")
+@pytest.mark.parametrize("base", ["encoder", "decoder"])
+def test_the_pooled_vectors_of_the_last_layers_stand_side_by_side(task_plan: MakeTaskPlan, base: str) -> None:
+    model = model_for(task_plan("classification", base, task={"pooling_layers": 2}))
+    task = make_task(section("classification"), model.tokenizer)
+    examples = [task.encode({"text": text, "label": "perhaps"})[0] for text in TEXTS]
+    losses = task.losses(model.module, examples, 48).tolist()
+    assert model.shapes["head.weight"] == (3, 64)
+    for example, loss in zip(examples, losses, strict=True):
+        ids = torch.tensor([example.input_ids])
+        hidden = model.peft(input_ids=ids, output_hidden_states=True).hidden_states
+        vectors = [layer[0].mean(0) if base == "encoder" else layer[0][-1] for layer in hidden[1:]]
+        vector = torch.cat([one / one.norm() for one in vectors]) / math.sqrt(2)
+        assert float(vector.norm()) == pytest.approx(1)
+        scores = (model.module.head.weight @ vector).tolist()
+        expected = math.log(sum(math.exp(score) for score in scores)) - scores[2]
+        assert loss == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("base", ["encoder", "decoder"])
+def test_gradients_under_pooled_layers_are_those_of_a_loop(task_plan: MakeTaskPlan, base: str) -> None:
+    plan = task_plan("classification", base, task={"pooling_layers": 2})
+    model = model_for(plan)
+    parameters = model.trained_parameters()
+    assert len(parameters) > 1
+    verify_training(model.module, parameters, make_task(plan.task, model.tokenizer), 1e-5)
+
+
+def test_a_model_that_pools_layers_is_merged(task_plan: MakeTaskPlan, tmp_path: Path) -> None:
+    records = [record(number) for number in range(40)]
+    public = tmp_path / "public.jsonl"
+    public.write_text("".join(json.dumps(one) + "\n" for one in records[:12]))
+    task = {"pooling_layers": 2}
+    plan = task_plan("classification", "encoder", task=task, evaluation={"data": str(public)})
+    result = simulate(plan, {"a": records[:20], "b": records[20:]}, tmp_path / "run")
+    merge(tmp_path / "run", tmp_path / "merged")
+    model, tokenizer, own = load_result(tmp_path / "merged")
+    assert own is not None
+    found, _ = evaluate(model, tokenizer, own.task, public)
+    assert found["loss"] == pytest.approx(result.directory.rounds()[-1].metrics["loss"], rel=1e-4)
+    assert "the last 2 of" in (tmp_path / "merged" / "README.md").read_text()
+
+
+def test_more_layers_than_the_base_has_are_refused(task_plan: MakeTaskPlan) -> None:
+    plan = task_plan("classification", "encoder", task={"pooling_layers": 3})
+    with pytest.raises(InputError, match=r"pooling_layers = 3: it should be at most 2"):
+        LoraModel(plan.model.base, plan)
+
+
+def test_layers_are_pooled_for_classes_only() -> None:
+    with pytest.raises(ValueError, match="pooling_layers does not belong"):
+        TaskSection(kind="question-answering", pooling_layers=2)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_vectors_that_are_kept_give_the_same_losses(task_plan: MakeTaskPlan, layers: int) -> None:
+    plan = task_plan("classification", "encoder", task={"pooling_layers": layers})
     model = model_for(plan)
     task: Any = make_task(plan.task, model.tokenizer)
     examples = [task.encode(record(number))[0] for number in range(5)]
