@@ -23,9 +23,9 @@ class HeadedModel(torch.nn.Module):
         backbone: gives `last_hidden_state`.
         outputs: numbers that the head gives.
         pooling: "mean", "first" or "last" for one vector a text; None for one a token.
-        layers: how many of the last layers are pooled. Each gives a vector of the same length, and these stand side
-            by side: layers below the last one, which a base model was trained to end with, may tell more of what
-            it was not trained for.
+        layers: how many of the last layers are pooled. Each gives a vector of the same length, and these stand
+            side by side: layers below the last one, with which a base model was trained to end, may tell more of
+            what it was not trained for.
 
     Attributes:
         backbone: as given, or with LoRA layers put on it since.

@@ -70,8 +70,8 @@ _VECTORS = {
     None: "There is a vector for each token: `model(...).last_hidden_state`.",
 }
 _SIDE_BY_SIDE = (
-    " So is one made from each of the last {layers} of `model(..., output_hidden_states=True).hidden_states`; they "
-    "stand side by side, the last one last, and the whole is scaled to length 1."
+    " So is one made from each of the last {layers} of `model(..., output_hidden_states=True).hidden_states`; "
+    "they stand side by side, the last one last, and the whole is scaled to length 1."
 )
 
 

@@ -42,6 +42,7 @@ class Classification:
         self._template = section.template
         self._field = section.label_field
         self._classes = {label: place for place, label in enumerate(section.labels)}
+        self._other = self._classes.get(section.other_label or "")
         self._tokenizer = tokenizer
         self._max_length = section.max_length
 
@@ -111,9 +112,12 @@ class Classification:
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise UnusableError(f"its {self._field!r} is missing, or is no text or integer")
         try:
-            return self._classes[str(value).strip()]
-        except (KeyError, ValueError):  # Python writes no integer of more than some thousand digits
-            raise UnusableError(f"its {self._field!r} is none of the plan's labels") from None
+            place = self._classes.get(str(value).strip(), self._other)
+        except ValueError:  # Python writes no integer of more than some thousand digits
+            place = self._other
+        if place is None:
+            raise UnusableError(f"its {self._field!r} is none of the plan's labels")
+        return place
 
     def _logits(self, model: Any, examples: Sequence[Example], length: int) -> torch.Tensor:
         if examples[0].vector:

@@ -17,7 +17,7 @@ _KEYS: dict[str, tuple[set[str], set[str]]] = {
     "causal-lm": ({"template", "response"}, {"template"}),
     "chat": ({"template", "response"}, set()),
     "classification": (
-        {"template", "labels", "label_field", "pooling", "pooling_layers"},
+        {"template", "labels", "label_field", "other_label", "pooling", "pooling_layers"},
         {"template", "labels"},
     ),
     "question-answering": ({"stride", "no_answer"}, set()),
@@ -48,12 +48,15 @@ class TaskSection(Section):
     """Of classification: the names of all classes. They are never looked for in the records."""
     label_field: str | None = Field(default=None, min_length=1, examples=["label"])
     """Of classification: the field with the class, a text or an integer; "label" if it is missing."""
+    other_label: str | None = Field(default=None, min_length=1, examples=["other"])
+    """Of classification: the one of `labels` that a record with any other label has, for one class against the
+    rest. If it is missing, such a record contributes nothing."""
     pooling: Literal["mean", "first", "last"] | None = Field(default=None, examples=["mean"])
     """Of classification: the vector of a text is the mean of its tokens', or that of the first or last token. If
     it is missing: the last for models that read from left to right, the mean for all others."""
     pooling_layers: int | None = Field(default=None, ge=1, le=1000, examples=[3])
-    """Of classification: so many of the last layers are pooled, and their vectors stand side by side (Devlin et al.
-    2019, https://arxiv.org/abs/1810.04805, section 5.3); the last one alone if it is missing."""
+    """Of classification: so many of the last layers are pooled, and their vectors stand side by side (Devlin et
+    al. 2019, https://arxiv.org/abs/1810.04805, section 5.3); the last one alone if it is missing."""
     stride: int | None = Field(default=None, ge=1, examples=[64])
     """Of question-answering: tokens that neighbouring windows of a context share; a quarter of max_length if it is
     missing."""
@@ -108,6 +111,8 @@ class TaskSection(Section):
             raise ValueError(f'{missing} is missing: kind = "{self.kind}" needs it')
         if self.kind == "chat" and (self.template is None) != (self.response is None):
             raise ValueError("template and response belong together: the user's turn and the assistant's")
+        if self.other_label is not None and self.other_label not in (self.labels or []):
+            raise ValueError(f"other_label = {self.other_label!r} should be one of labels")
         if self.stride is not None and self.stride >= self.max_length // 2:
             raise ValueError(f"stride = {self.stride} should be below half of max_length = {self.max_length}")
         return self

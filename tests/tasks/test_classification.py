@@ -124,6 +124,26 @@ def test_vectors_that_are_kept_give_the_same_losses(task_plan: MakeTaskPlan, lay
     torch.testing.assert_close(task.losses(model.module, frozen, 16), expected, atol=1e-6, rtol=1e-6)
 
 
+def test_any_other_label_is_the_other_class_where_the_plan_names_one(tokenizer: Any) -> None:
+    plain = TaskSection(kind="classification", labels=["film", "rest"])
+    rest = TaskSection(kind="classification", labels=["film", "rest"], other_label="rest")
+    records = [{"text": "a", "label": label} for label in ("film", "rest", "sport", " film ", 7, "", 10**5000)]
+    assert [make_task(rest, tokenizer).encode(one)[0].labels for one in records] == [
+        (0,), (1,), (1,), (0,), (1,), (1,), (1,),
+    ]  # fmt: skip
+    for one in (records[2], records[6]):
+        with pytest.raises(UnusableError, match="none of the plan's labels"):
+            make_task(plain, tokenizer).encode(one)
+    for label in (None, True, ["sport"]):
+        with pytest.raises(UnusableError, match="is missing, or is no text or integer"):
+            make_task(rest, tokenizer).encode({"text": "a", "label": label})
+
+
+def test_the_other_class_is_one_of_the_plan() -> None:
+    with pytest.raises(ValueError, match="other_label = 'all' should be one of labels"):
+        TaskSection(kind="classification", labels=["film", "rest"], other_label="all")
+
+
 def test_a_label_is_a_text_or_an_integer_of_the_plan(tokenizer: Any) -> None:
     numbers = make_task(TaskSection(kind="classification", labels=["0", "1", "12"]), tokenizer)
     assert [numbers.encode({"text": "a", "label": label})[0].labels for label in (0, "1", " 12 ", 12)] == [
