@@ -1,16 +1,18 @@
 """What makes training faster on this machine: micro-batches of like lengths, and products in bfloat16.
 
-    .venv/bin/python benchmarks/throughput.py --base FOLDER --data FILE [--runs 5]
+    .venv/bin/python benchmarks/throughput.py --base FOLDER --data FILE [--template "{text}"] [--runs 5]
 
 Per-example gradients of the same examples, by a sentence encoder with LoRA on all linear layers, in four
 ways that are taken in turn in one process; the table shows the median of the ratios to the slowest way, and the
 quartiles, and how many of the processed tokens are padding. Without sorting, each micro-batch is padded to its
-longest example.
+longest example. A second table shows the padding of draws of several sizes from the whole file, without training:
+rows that are filled up, so that no record changes another's gradient, weigh more the fewer examples there are.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from client.organization import VaultSection
 from client.private import MicroBatch, PerExampleGradients, micro_batches
 from common.model import LoraModel
 from common.plan import Lora, Model, Plan, Privacy, Training
@@ -25,7 +28,8 @@ from common.records import read_records
 from common.tasks import Example, make_task, padded_length
 from common.tasks.section import TaskSection
 
-TOKENS = 1024
+TOKENS = VaultSection().max_tokens
+DRAWS = (256, 1000, 4000)
 
 
 def as_they_come(examples: list[Example]) -> Iterator[MicroBatch]:
@@ -56,22 +60,30 @@ def main() -> None:
     """Take the four ways in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, help="a folder with an encoder")
-    parser.add_argument("--data", required=True, type=Path, help="records with `text`")
+    parser.add_argument("--data", required=True, type=Path, help="records")
+    parser.add_argument("--template", default="{text}", help="the text of a record")
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     plan = Plan(
         name="throughput",
         model=Model(base=options.base),
-        task=TaskSection(kind="classification", labels=["a", "b"], label_field="label", max_length=255),
+        task=TaskSection(
+            kind="classification",
+            template=options.template,
+            labels=["a", "b"],
+            label_field="label",
+            max_length=255,
+        ),
         lora=Lora(rank=8),
         training=Training(rounds=1, batch_size=1),
         privacy=Privacy(epsilon=8.0, delta=1e-5),
     )
     model = LoraModel(options.base, plan)
     task = make_task(plan.task, model.tokenizer)
-    texts = [record["text"] for record in read_records(options.data)[: options.examples]]
-    examples = [example for text in texts for example in task.encode({"text": text, "label": "a"})]
+    every = [example for one in read_records(options.data) for example in task.encode({**one, "label": "a"})]
+    random.Random(0).shuffle(every)
+    examples = every[: options.examples]
     orders: dict[str, Callable[[list[Example]], Iterator[MicroBatch]]] = {
         "as they come": as_they_come,
         "of like length": sorted_by_length,
@@ -95,6 +107,23 @@ def main() -> None:
         name = str(precision).removeprefix("torch.")
         seconds = statistics.median(taken)
         print(f"| {order} | {name} | {seconds:.1f} | {ratio:.2f} ({low:.2f} to {high:.2f}) | {share:.0%} |")
+    print_padding(every)
+
+
+def print_padding(every: list[Example]) -> None:
+    """The padding of draws of several sizes, as training makes micro-batches and as records come."""
+    print(f"\nmicro-batches of {TOKENS} padded tokens\n")
+    print("| examples drawn | draws | padding, of like length | as they come |")
+    print("|---|---|---|---|")
+    for size in DRAWS:
+        draws = [every[start : start + size] for start in range(0, len(every) - size + 1, size)][:8]
+        if not draws:
+            continue
+        shares = [
+            statistics.mean(padding(list(batches(draw))) for draw in draws)
+            for batches in (sorted_by_length, as_they_come)
+        ]
+        print(f"| {size:,} | {len(draws)} | {shares[0]:.1%} | {shares[1]:.1%} |")
 
 
 if __name__ == "__main__":

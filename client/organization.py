@@ -99,8 +99,9 @@ class VaultSection(Section):
     """Signs ledger and statements; `sotto client keys` makes it. Keep it as long as the ledger."""
     device: str = "cpu"
     """Where to train: "cpu", "cuda", "cuda:0"."""
-    max_tokens: PositiveInt = 1024
-    """Padded tokens in a micro-batch: more for a large device, fewer if it runs out of memory."""
+    max_tokens: PositiveInt = 512
+    """Padded tokens in a micro-batch: more for a large device, fewer if it runs out of memory. Rows are filled up,
+    so that small draws waste less with fewer."""
 
 
 class Organization(SettingsFile):

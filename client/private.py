@@ -64,7 +64,7 @@ class Step:
     clipping_norm: float
     noise_multiplier: float
     examples_per_unit: int | None = None
-    max_tokens: int = 1024
+    max_tokens: int = 512
     precision: torch.dtype = torch.float32
 
 

@@ -185,7 +185,7 @@ def simulated_organization(name: str, plan: Plan, count: int) -> Organization:
             max_delta=min(plan.privacy.delta, 0.99 / public_size),
             plans="any-within-policy",
         ),
-        vault=VaultSection(max_tokens=16384 if torch.cuda.is_available() else 1024),
+        vault=VaultSection(max_tokens=16384) if torch.cuda.is_available() else VaultSection(),
     )
 
 
