@@ -6,9 +6,9 @@ from common.compression import NumberFormat
 from common.settings import Section
 
 
-# At its defaults it is left out of the agreement: such plans keep the digest that they had before there was [wire].
+# At its defaults it is left out of the agreement: such plans keep the digest that they had before it was there.
 class Wire(Section):
-    """How tensors travel. bfloat16 takes half the bytes of float32, int8 a quarter, int4 an eighth. No ε is spent."""
+    """How tensors travel. bfloat16 takes half the bytes of float32, int8 a quarter, int4 an eighth, at the same ε."""
 
     update: NumberFormat = "float32"
     """The noised update, from an organization to the coordinator. It is noised first and rounded then."""
