@@ -2,10 +2,10 @@
 
     python benchmarks/wire.py [--method ffa|fedavg] [--rounds N] [--batch N] [--seeds N] [--pairs UP/DOWN …]
 
-Simulates three organizations that teach a small Llama the language of restaurant reviews (E2E) at ε = 8 and prints a
-table: bytes of a round and organization, up and down together with all that is sent beside the tensors; their share
-of float32 A and B both sent both ways, without anything beside; and the evaluation loss on public records (the
-natural logarithm of the perplexity), beside that of the first pair with the same seed. Model and data are read from
+Simulates three organizations that teach a small Llama the language of restaurant reviews (E2E) at ε = 8 and prints
+a table: bytes of a round and organization, up and down together with all that is sent beside the tensors; their
+share of float32 A and B both sent both ways, without anything beside; and the evaluation loss on public records
+(the logarithm of the perplexity), against that of the first pair with the same seed. Model and data are read from
 the folder that the environment variable SOTTO_SHARED names, else `../shared`.
 """
 

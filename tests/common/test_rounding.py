@@ -215,9 +215,8 @@ def test_what_is_not_finite_does_not_become_finite(bits: int, draw: float) -> No
 
 def test_public_numbers_depend_on_their_purpose_alone_and_are_the_same_in_every_version() -> None:
     assert PublicUniforms("adapter", "run", 1).uniforms(3).tolist() == PUBLIC
-    assert (
-        PublicUniforms("adapter", "run", 1).uniforms(9) != PublicUniforms("adapter", "run", 2).uniforms(9)
-    ).all()
+    first, second = (PublicUniforms("adapter", "run", number).uniforms(9) for number in (1, 2))
+    assert (first != second).all()
     stream = PublicUniforms("adapter", "run", 1)
     assert stream.uniforms(1).tolist() + stream.uniforms(2).tolist() == PUBLIC
     many = PublicUniforms("x").uniforms(100_000)
