@@ -26,9 +26,10 @@ from client.organization import Organization
 from client.policy import lifetime_cap, run_mechanism
 from client.private import GuaranteeError, Parameters, Step, train
 from client.reservation import Reservation
+from client.travel import received, released
 from client.verification import verified_precision
 from common.accounting import epsilon
-from common.adapter import Adapter, AdapterError, from_bytes, is_lora, subtract, to_bytes
+from common.adapter import Adapter, is_lora
 from common.errors import InputError, Refused
 from common.failure import failure
 from common.model import LoraModel
@@ -107,7 +108,7 @@ class Vault:
         self._check_approved(request, plan)
         reservation = self._reservation(request, plan)
         prepared = self._prepare(plan, request.fingerprint)
-        adapter = self._read_adapter(request, prepared.model)
+        adapter = received(request, plan, prepared.model)
         # A run keeps the mechanism that it was charged for, also if the policy has changed since.
         charged = self._ledger.reserve(reservation, lifetime_cap(self._organization))
         try:
@@ -116,10 +117,9 @@ class Vault:
             # Whatever it is, its text goes nowhere, not even into the log: it may hold values of records.
             _log.error("round %d of %s failed: %s", request.round, request.run, failure(error))
             raise Refused("training-failed", f"round {request.round} of {request.run}") from None
-        released = to_bytes(update)
-        self._ledger.settle(request.run, request.round, request.digest(), plan.training.local_steps, released)
-        _log.info("round %d of %s is trained; %d bytes may leave", request.round, request.run, len(released))
-        return Release(released, self._ledger.head)
+        self._ledger.settle(request.run, request.round, request.digest(), plan.training.local_steps, update)
+        _log.info("round %d of %s is trained; %d bytes may leave", request.round, request.run, len(update))
+        return Release(update, self._ledger.head)
 
     def statement(self, run: str) -> Statement:
         """What a run costs this organization, from the ledger.
@@ -212,15 +212,10 @@ class Vault:
         _check_fingerprint(prepared.model, fingerprint)
         return prepared
 
-    def _read_adapter(self, request: TrainRequest, model: LoraModel) -> Adapter:
-        try:
-            return from_bytes(request.adapter, model.trained_shapes)
-        except AdapterError as error:
-            raise Refused("malformed-request", f"the adapter: {error}") from None
-
     def _train(
         self, plan: Plan, charged: Reservation, prepared: _Prepared, adapter: Adapter, request: TrainRequest
-    ) -> Adapter:
+    ) -> bytes:
+        """The noised update as it is released."""
         model = prepared.model
         model.load(adapter)
         head_only = plan.training.is_head_alone(request.round)
@@ -234,6 +229,7 @@ class Vault:
             max_tokens=self._organization.vault.max_tokens,
             precision=prepared.precision,
         )
+        stream = self._entropy.stream(self._organization.name, request.run, request.round)
         train(
             model.module,
             parameters,
@@ -242,9 +238,9 @@ class Vault:
             step,
             plan.training.local_steps,
             make_optimizer(plan, parameters, request.round),
-            self._entropy.stream(self._organization.name, request.run, request.round),
+            stream,
         )
-        return subtract(model.adapter(), adapter)
+        return released(model, adapter, plan, stream)
 
 
 def _versions() -> dict[str, str]:

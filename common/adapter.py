@@ -7,6 +7,7 @@ knows a model, Flower or a file.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from safetensors.numpy import load as read_safetensors
 from safetensors.numpy import save as write_safetensors
 
+from common.compression import Fewer, NumberFormat, compress, expand, layout
+from common.rounding import Uniforms
 from common.untrusted import read_json
 
 Adapter = dict[str, npt.NDArray[np.float32]]
@@ -25,6 +28,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 MOST_BYTES = 2**30
 # What the header of a safetensors file says of a tensor beside its name.
 _ENTRY_CHARACTERS = 256
+# Numpy's types by the names that safetensors gives them; numpy itself has no bfloat16.
+_DTYPES = {"<f4": "F32", "<u2": "BF16", "<i1": "I8", "<u1": "U8"}
 
 
 class AdapterError(ValueError):
@@ -37,16 +42,37 @@ def to_bytes(adapter: Adapter) -> bytes:
     return data
 
 
-def from_bytes(data: bytes, shapes: Shapes) -> Adapter:
+def to_wire(adapter: Adapter, number_format: NumberFormat, rounding: Uniforms) -> bytes:
+    """An adapter or an update as it travels: safetensors bytes, whose size depends on names and shapes only.
+
+    Args:
+        adapter: float32 tensors. Numbers that are not finite give bytes that `from_bytes` refuses, never an error.
+        number_format: how the numbers are sent; as float32 it is `to_bytes`.
+        rounding: decides the stochastic rounding; of float32, nothing is rounded and nothing drawn.
+    """
+    if number_format == "float32":
+        return to_bytes(adapter)
+    header = _header_of_parts({name: tensor.shape for name, tensor in adapter.items()}, number_format)
+    parts = compress(adapter, number_format, rounding)
+    return header + b"".join(part.astype(part.dtype.newbyteorder("<")).tobytes() for part in parts.values())
+
+
+def from_bytes(data: bytes, shapes: Shapes, number_format: NumberFormat = "float32") -> Adapter:
     """Read an adapter that came from outside.
 
     Args:
-        data: safetensors bytes.
+        data: safetensors bytes, as `to_wire` makes them.
         shapes: the exact names and shapes that it must have.
+        number_format: how its numbers must have been sent.
+
+    Returns:
+        Finite float32 tensors.
 
     Raises:
-        AdapterError: not safetensors, or `check` fails.
+        AdapterError: not safetensors, of another format, or `check` fails.
     """
+    if number_format != "float32":
+        return _from_parts(data, shapes, number_format)
     _check_header(data, shapes)
     try:
         adapter: Adapter = read_safetensors(data)
@@ -70,6 +96,39 @@ def _check_header(data: bytes, shapes: Shapes) -> None:
         raise AdapterError("not a safetensors file (header)") from None
     if dtypes - {"F32"}:
         raise AdapterError(f"tensors of type {str(sorted(map(str, dtypes)))[:200]}; all should be F32")
+
+
+def _header_of_parts(shapes: Shapes, number_format: Fewer) -> bytes:
+    """All that stands before the numbers in a format of fewer bits: the parts, a digest of names and shapes."""
+    named = json.dumps([[name, list(shapes[name])] for name in sorted(shapes)])
+    entries: dict[str, Any] = {"__metadata__": {"tensors": hashlib.sha256(named.encode()).hexdigest()}}
+    end = 0
+    for part, (kind, count) in layout(shapes, number_format).items():
+        start, end = end, end + np.dtype(kind).itemsize * count
+        entries[part] = {"dtype": _DTYPES[kind], "shape": [count], "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that every part begins where its type may
+    return len(text).to_bytes(8, "little") + text
+
+
+def _from_parts(data: bytes, shapes: Shapes, number_format: Fewer) -> Adapter:
+    """Nothing of the header is parsed: there is one, and it is known before."""
+    header, expected = _header_of_parts(shapes, number_format), layout(shapes, number_format)
+    due = len(header) + sum(np.dtype(kind).itemsize * count for kind, count in expected.values())
+    if len(data) != due:
+        raise AdapterError(f"{len(data)} bytes; as {number_format} there should be {due}")
+    if not data.startswith(header):
+        raise AdapterError(f"the header is not that of these tensors as {number_format}")
+    parts, start = {}, len(header)
+    for part, (kind, count) in expected.items():
+        parts[part] = np.frombuffer(data, kind, count, start)
+        start += parts[part].nbytes
+    try:
+        adapter = expand(parts, shapes, number_format)
+    except ValueError as error:
+        raise AdapterError(str(error)) from None
+    check(adapter, shapes)
+    return adapter
 
 
 def check(adapter: Mapping[str, npt.NDArray[Any]], shapes: Shapes) -> None:
@@ -126,6 +185,17 @@ def is_lora(name: str) -> bool:
 def trained(shapes: Shapes, method: str) -> dict[str, tuple[int, ...]]:
     """The tensors that an aggregation method trains and sends: all, but for "ffa" without A."""
     return {name: shape for name, shape in shapes.items() if method != "ffa" or not is_a(name)}
+
+
+def sent(trained_shapes: Shapes, *, head_only: bool) -> dict[str, tuple[int, ...]]:
+    """The tensors that travel in a round, down and up: those that it changes.
+
+    Args:
+        trained_shapes: all that the plan trains.
+        head_only: whether the round trains the head alone. Such rounds are a run's first: the LoRA layers are
+            still as `initial` draws them, and everybody has them.
+    """
+    return {name: shape for name, shape in trained_shapes.items() if not (head_only and is_lora(name))}
 
 
 def subtract(left: Adapter, right: Adapter) -> Adapter:

@@ -33,7 +33,7 @@ class LoraModel:
         peft: the PEFT model.
         tokenizer: of the base model.
         shapes: every tensor of the adapter.
-        trained_shapes: those that the plan trains and sends.
+        trained_shapes: those that the plan trains.
         fingerprint: of the base model before any quantization, see `fingerprint`.
 
     Raises:

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from common.errors import InputError
 from common.settings import Section, SettingsFile, validate
 from common.tasks.section import TaskSection
+from common.wire import Wire
 
 # The accountant's time grows with the steps; a request must not keep a vault busy for hours.
 MOST_STEPS = 20_000
@@ -212,6 +213,7 @@ class Plan(SettingsFile):
     training: Training
     federation: Federation = Federation()
     aggregation: Aggregation = Aggregation()
+    wire: Wire = Wire()
     privacy: Privacy
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
@@ -268,7 +270,8 @@ class Plan(SettingsFile):
 
     def agreement(self) -> dict[str, Any]:
         """The sections that bind every participant, defaults filled in; keys without a value are left out."""
-        return self.model_dump(mode="json", exclude={"evaluation", "simulation"}, exclude_none=True)
+        outside = {"evaluation", "simulation"} | ({"wire"} if self.wire == Wire() else set())
+        return self.model_dump(mode="json", exclude=outside, exclude_none=True)
 
     def canonical(self) -> bytes:
         """The agreement as JSON: sorted keys, no spaces, UTF-8. Equal agreements have equal bytes."""

@@ -105,7 +105,7 @@ class TrainRequest:
         round: from 1.
         plan: canonical bytes of the plan's agreement.
         fingerprint: of the coordinator's base model.
-        adapter: safetensors bytes of the tensors that the plan trains.
+        adapter: safetensors bytes of the tensors that the round trains, in the plan's format.
         seen: the newest head of this organization's ledger that the coordinator was shown, in any run.
     """
 
@@ -126,10 +126,10 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class Release:
-    """A noised update: safetensors bytes of the trained tensors, new minus old. Its size is public.
+    """A noised update. Its size is public.
 
     Attributes:
-        update: the bytes.
+        update: safetensors bytes of the tensors that the round trained, new minus old, in the plan's format.
         head: of the ledger, after the release was settled.
     """
 

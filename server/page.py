@@ -19,6 +19,7 @@ from common.report import two_decimals
 from common.untrusted import printable
 from server.charts import Chart, epsilon_chart, quality_chart
 from server.run_directory import RoundLine, RunDirectory
+from server.traffic import compressed_share
 
 _UNITS = {"example": "record", "user": "person (all of that person's records)"}
 _MOST_LINES = 200
@@ -54,12 +55,18 @@ Cell = tuple[str, str]
 
 def write_page(directory: RunDirectory, report: Mapping[str, Any]) -> None:
     """Write `privacy/report.html`, beside `report.json`."""
-    page = render_page(report, directory.plan, directory.rounds(), private=directory.info.private)
+    share, private = compressed_share(directory), directory.info.private
+    page = render_page(report, directory.plan, directory.rounds(), private=private, share=share)
     directory.write_text("privacy/report.html", page)
 
 
 def render_page(
-    report: Mapping[str, Any], plan: Plan, rounds: Sequence[RoundLine], *, private: bool = True
+    report: Mapping[str, Any],
+    plan: Plan,
+    rounds: Sequence[RoundLine],
+    *,
+    private: bool = True,
+    share: float | None = None,
 ) -> str:
     """The page.
 
@@ -68,6 +75,7 @@ def render_page(
         plan: of the run.
         rounds: all lines of `rounds.jsonl`.
         private: False for a simulation without privacy.
+        share: of the bytes of float32 A and B both ways; None where the plan sends float32.
     """
     organizations = [_organization(item) for item in report["organizations"]]
     environment = Environment(
@@ -95,7 +103,7 @@ def render_page(
         weakest=_weakest(organizations),
         charts=_charts(organizations, plan, rounds),
         took_part=_took_part(rounds, [item["name"] for item in organizations]),
-        traffic=_traffic(rounds),
+        traffic={**_traffic(rounds), "share": share},
         most_lines=_MOST_LINES,
     )
 

@@ -150,7 +150,7 @@ class RunDirectory:
 
     @property
     def trained_shapes(self) -> Shapes:
-        """The tensors that travel."""
+        """The tensors that the plan trains."""
         return trained(self.info.shapes, self.plan.aggregation.method)
 
     @property

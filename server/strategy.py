@@ -11,10 +11,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from common import messages
-from common.adapter import Adapter, AdapterError, Shapes, check, from_bytes
+from common.adapter import Adapter, AdapterError, Shapes, check, from_bytes, sent, to_wire
 from common.errors import Refused
 from common.plan import Plan
 from common.protocol import TrainRequest
+from common.rounding import PublicUniforms
 from server.aggregate import add, weighted_mean
 from server.registry import Registry
 from server.roster import Roster
@@ -35,7 +36,7 @@ class LoraAveraging(Strategy):
     Args:
         plan: of the run.
         info: the run's id and the fingerprint of its base model.
-        shapes: the tensors that travel.
+        shapes: the tensors that the plan trains.
         roster: the organizations and their nodes.
         registry: knows the ledger heads that they have shown.
 
@@ -51,7 +52,9 @@ class LoraAveraging(Strategy):
         self._shapes = shapes
         self.roster = roster
         self._registry = registry
-        self._adapter = b""
+        # The float32 adapter, and the part of it that travels in this round.
+        self._adapter: Adapter = {}
+        self._sent: Adapter = {}
         self.outcome = Outcome()
 
     def configure_train(
@@ -61,9 +64,17 @@ class LoraAveraging(Strategy):
         config: ConfigRecord,
         grid: Grid,
     ) -> Iterable[Message]:
-        """The same request for every connected organization, each with its own ledger's newest head."""
-        self._adapter = messages.array_bytes(arrays)
-        request = TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, self._adapter)
+        """The same request for every connected organization, each with its own ledger's newest head.
+
+        The rounding follows from run and round alone: asked again, also by a run that was resumed, the request is
+        the same to the last byte, and costs nobody anything.
+        """
+        self._adapter = messages.adapter_from_record(arrays, self._shapes)
+        names = sent(self._shapes, head_only=self._plan.training.is_head_alone(server_round))
+        self._sent = {name: self._adapter[name] for name in names}
+        rounding = PublicUniforms("adapter", self._run, server_round)
+        data = to_wire(self._sent, self._plan.wire.adapter, rounding)
+        request = TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, data)
         content = messages.pack_train(request)
         ttl = self._plan.federation.round_timeout
         return [
@@ -93,22 +104,23 @@ class LoraAveraging(Strategy):
         names = self.outcome.answered
         sizes = [self.roster.described[name].public_size for name in names]
         mean = weighted_mean([updates[name] for name in names], [1] * len(names) if equal else sizes)
-        adapter = add(from_bytes(self._adapter, self._shapes), mean)
-        return messages.adapter_record(adapter), None
+        # To what is kept in float32, not to what was sent: that was right on average, and errors of the rounding
+        # would add up from round to round.
+        return messages.adapter_record({**self._adapter, **add(self._sent, mean)}), None
 
     def _screen(self, replies: Iterable[Message]) -> dict[str, Adapter]:
         """The updates with the exact names, shapes, types and finite values; the others are refused by name."""
         updates: dict[str, Adapter] = {}
-        adapter = from_bytes(self._adapter, self._shapes)
+        shapes = {name: tensor.shape for name, tensor in self._sent.items()}
         for reply in replies:
             name = self.roster.name_of(reply.metadata.src_node_id)
             try:
                 release = messages.unpack_release(reply.content)
                 self._registry.note(name, release.head)
-                update = from_bytes(release.update, self._shapes)
+                update = from_bytes(release.update, shapes, self._plan.wire.update)
                 # Where each adapter after its own update is finite, so is the one after their mean.
                 with np.errstate(over="ignore"):
-                    check(add(adapter, update), self._shapes)
+                    check(add(self._sent, update), shapes)
                 updates[name] = update
             except (Refused, messages.MessageError, AdapterError) as error:
                 self.outcome.refused[name] = str(error)

@@ -12,6 +12,7 @@ from rich.table import Table
 from common import logs
 from common.untrusted import printable, printable_lines
 from server.run_directory import RunDirectory
+from server.traffic import compressed_share, traffic
 
 
 def print_summary(
@@ -72,7 +73,7 @@ def _print_cost(report: dict[str, Any], console: Console) -> None:
 
 def _print_quality(directory: RunDirectory, console: Console) -> None:
     rounds = directory.rounds()
-    up, down = sum(line.bytes_up for line in rounds), sum(line.bytes_down for line in rounds)
+    moved = traffic(rounds, directory.info.shapes)
     first, last = rounds[0].metrics, rounds[-1].metrics
     name, _ = directory.plan.task.headline
     if name in last:
@@ -81,6 +82,9 @@ def _print_quality(directory: RunDirectory, console: Console) -> None:
             f"[bold]{last[name]:.4g}[/bold] after {rounds[-1].round} rounds",
             highlight=False,
         )
+    share = compressed_share(directory)
     console.print(
-        f"sent: {up / 1e6:.1f} MB of noised updates up, {down / 1e6:.1f} MB of adapters down", highlight=False
+        f"sent: {moved.up / 1e6:.1f} MB of noised updates up, {moved.down / 1e6:.1f} MB of adapters down"
+        + ("" if share is None else f", {share:.1%} of float32 A and B both ways"),
+        highlight=False,
     )

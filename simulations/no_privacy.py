@@ -13,10 +13,10 @@ from client.entropy import Entropy
 from client.frozen import FrozenUnits
 from client.organization import Organization
 from client.private import choose_examples, micro_batches, poisson_sample
+from client.travel import received, released
 from client.vault import make_optimizer
 from client.verification import verified_precision
 from common.accounting import sample_rate
-from common.adapter import from_bytes, subtract, to_bytes
 from common.errors import Refused
 from common.model import LoraModel
 from common.plan import Plan
@@ -56,7 +56,7 @@ class OpenTrainer:
     def train(self, request: TrainRequest) -> Release:
         """The vault's steps on the same kind of sample, with the plain mean over a unit's examples."""
         plan, model = self._plan, self._model
-        before = from_bytes(request.adapter, model.trained_shapes)
+        before = received(request, plan, model)
         model.load(before)
         head_only = plan.training.is_head_alone(request.round)
         parameters = model.trained_parameters(head_only=head_only)
@@ -77,7 +77,7 @@ class OpenTrainer:
                 loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
-        return Release(to_bytes(subtract(model.adapter(), before)))
+        return Release(released(model, before, plan, stream))
 
     def statement(self, run: str) -> Statement:
         """There is none: ε is infinite."""

@@ -495,3 +495,38 @@ def test_the_written_plan_reads_back_with_the_same_digest(
     read = Plan.read(path)
     assert read.digest() == made.digest()
     assert read.evaluation.prompts == prompts
+
+
+# How tensors travel
+
+
+def test_a_plan_that_sends_float32_is_the_same_agreement_as_one_that_does_not_say_so() -> None:
+    silent = plan()
+    assert silent.wire.update == silent.wire.adapter == "float32"
+    assert "wire" not in silent.agreement()
+    said = plan(wire={"update": "float32", "adapter": "float32"})
+    assert said.canonical() == silent.canonical()
+    assert Plan.from_canonical(silent.canonical()).wire == silent.wire
+
+
+def test_fewer_bits_are_part_of_the_agreement() -> None:
+    digests = {plan().digest()}
+    for key in ("update", "adapter"):
+        for form in ("bfloat16", "int8", "int4"):
+            made = plan(wire={key: form})
+            assert made.agreement()["wire"][key] == form
+            assert Plan.from_canonical(made.canonical()).wire == made.wire
+            digests.add(made.digest())
+    assert len(digests) == 7
+
+
+def test_a_default_that_is_written_out_is_not_canonical() -> None:
+    values = {**plan().agreement(), "wire": {"update": "float32", "adapter": "float32"}}
+    with pytest.raises(InputError, match="not in canonical form"):
+        Plan.from_canonical(dumped(values))
+
+
+def test_an_unknown_number_format_is_named_with_those_that_there_are() -> None:
+    text = complaint(wire={"update": "int2"})
+    assert text.startswith("wire.update = 'int2': ")
+    assert all(form in text for form in ("float32", "bfloat16", "int8", "int4"))

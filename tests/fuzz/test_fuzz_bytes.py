@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -16,9 +17,11 @@ from flwr.cli.build import build_fab_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.adapter import AdapterError, from_bytes, initial, to_bytes
+from common.adapter import AdapterError, from_bytes, initial, to_bytes, to_wire
+from common.compression import Fewer
 from common.errors import Refused
 from common.fab import check_app, write_app
+from common.rounding import PublicUniforms
 from common.signing import StatementKey, is_signed
 from tests.fuzz.hostile import ONE, damaged_bytes, damaged_json_text, messages
 
@@ -87,6 +90,80 @@ def test_a_damaged_adapter_is_refused_or_holds_what_stands_there(data: bytes) ->
         values = np.frombuffer(data[8 + length + begin : 8 + length + end], np.float32)
         assert np.isfinite(values).all()
         assert values.tobytes() == adapter[name].tobytes()
+
+
+# Adapters in fewer bits
+
+FEWER: list[Fewer] = ["bfloat16", "int8", "int4"]
+COMPRESSED = {form: to_wire(initial(SHAPES, 0), form, PublicUniforms("fuzz")) for form in FEWER}
+DTYPES = {"bfloat16": "BF16", "int8": "I8", "int4": "U8"}
+WORDS = [*(np.float32(value).tobytes() for value in SPECIAL), b"\x80" * 4, b"\x08" * 4, bytes(4), b"\xff" * 4]
+
+
+@st.composite
+def damaged_compressed(draw: Callable[[Any], Any], form: Fewer) -> bytes:
+    good = COMPRESSED[form]
+    length = 8 + int.from_bytes(good[:8], "little")
+    kind = draw(st.integers(0, 4))
+    if kind == 0:
+        return draw(damaged_bytes([good]))
+    if kind == 1:  # of another format, or spliced from two
+        return (
+            draw(st.sampled_from([*COMPRESSED.values(), GOOD]))
+            if draw(ONE) % 2
+            else draw(damaged_bytes(list(COMPRESSED.values())))
+        )
+    if kind == 2:
+        header = json.loads(good[8:length])
+        text = draw(damaged_json_text(header, lambda value: json.dumps(value, separators=(",", ":"))))
+        return container(text.ljust(length - 8), good[length:])
+    data = bytearray(good)
+    for _ in range(draw(st.integers(0, 3))):
+        place = length + draw(ONE) % (len(good) - length - 3)
+        # Scales lie at multiples of four.
+        place -= (place - length) % 4 if draw(st.booleans()) else 0
+        data[place : place + 4] = WORDS[draw(ONE) % len(WORDS)]
+    return bytes(data)
+
+
+@messages(1200)
+@given(st.sampled_from(FEWER), st.data())
+def test_a_damaged_adapter_in_fewer_bits_is_refused_or_holds_what_stands_there(
+    form: Fewer, data: st.DataObject
+) -> None:
+    sent = data.draw(damaged_compressed(form))
+    try:
+        adapter = from_bytes(sent, SHAPES, form)
+    except AdapterError as error:
+        assert len(str(error)) < 500
+        return
+    length = int.from_bytes(sent[:8], "little")
+    header = json.loads(sent[8 : 8 + length])
+    assert header[form]["dtype"] == DTYPES[form]
+    assert header[form]["data_offsets"][1] == len(sent) - 8 - length
+    body = sent[8 + length :]
+    if form == "bfloat16":
+        expected = [struct.unpack("<f", b"\0\0" + body[2 * place : 2 * place + 2])[0] for place in range(20)]
+    else:
+        # Two rows of A, then two columns of B: by name.
+        scales = struct.unpack("<4f", body[:16])
+        assert all(scale >= 0 for scale in scales)
+        if form == "int8":
+            steps = struct.unpack("<20b", body[16:])
+            assert min(steps) >= -127
+        else:
+            steps = [half - 16 if half > 7 else half for byte in body[16:] for half in (byte % 16, byte // 16)]
+            assert min(steps) >= -7
+        owners = [0] * 6 + [1] * 6 + [2] * 4 + [3] * 4
+        expected = [
+            float(np.float32(step) * np.float32(scales[own])) for step, own in zip(steps, owners, strict=True)
+        ]
+    flat = [
+        *adapter[A].ravel().tolist(),
+        *(adapter[B].ravel() if form == "bfloat16" else adapter[B].T.ravel()).tolist(),
+    ]
+    assert flat == expected
+    assert np.isfinite(expected).all()
 
 
 # Apps

@@ -21,6 +21,7 @@ import client.ledger
 import client.policy
 import client.private
 import client.vault
+import common.adapter
 import common.messages
 import common.report
 from client.chain import Chain
@@ -363,6 +364,25 @@ def runs_not_added_up() -> None:
     replace_everywhere(original, lifetime_cap)
 
 
+def rounded_before_noise() -> None:
+    """The scale of the rounding is that of the sum before it was noised."""
+    largest: dict[str, float] = {}
+    noise, wire = client.private.add_noise, common.adapter.to_wire
+
+    def add_noise(total: Any, deviation: float, stream: Keystream) -> Any:
+        largest.update({name: float(tensor.abs().max()) for name, tensor in total.items()})
+        return noise(total, deviation, stream)
+
+    def to_wire(adapter: Any, number_format: Any, rounding: Any) -> bytes:
+        # What is beyond the last step of a scale becomes that step.
+        if number_format != "float32" and largest:
+            adapter = {name: tensor.clip(-largest[name], largest[name]) for name, tensor in adapter.items()}
+        return wire(adapter, number_format, rounding)
+
+    replace_everywhere(noise, add_noise)
+    replace_everywhere(wire, to_wire)
+
+
 _GRADIENTS = "tasks/test_every_task.py::test_gradients_of_examples_are_those_of_a_loop"
 
 # In the order of the conditions that they break.
@@ -423,6 +443,10 @@ MUTANTS = (
     Mutant(
         forgotten_noise,
         "client/test_private.py::test_the_released_noise_is_that_of_the_mechanism_divided_by_the_public_batch",
+    ),
+    Mutant(
+        rounded_before_noise,
+        "client/test_travel.py::test_the_release_follows_from_the_noised_update_and_the_rounding_alone",
     ),
     Mutant(
         clip_per_layer,
