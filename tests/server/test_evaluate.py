@@ -64,9 +64,9 @@ def test_a_field_that_no_record_has_is_refused_and_those_there_are_named(tokeniz
     model = AutoModelForCausalLM.from_pretrained(DEMO_BASE)
     with pytest.raises(InputError, match=r"--by regio: no record .* they have: region, text"):
         evaluate(model, tokenizer, TaskSection(), path, "regio")
-    metrics, groups = evaluate(model, tokenizer, TaskSection(), path, "region")
+    evaluation, groups = evaluate(model, tokenizer, TaskSection(), path, "region")
     assert groups is not None
-    assert groups.metrics == {"north": metrics}
+    assert groups.metrics == {"north": evaluation.metrics}
 
 
 def test_records_of_which_none_fits_are_refused_with_the_reason(tokenizer: Any, tmp_path: Path) -> None:

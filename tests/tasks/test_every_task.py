@@ -208,7 +208,8 @@ def test_from_a_simulation_to_a_merged_model(
     for path in (run, run / "adapter"):
         model, tokenizer, own = load_result(path)
         assert own is not None
-        found[path], groups = evaluate(model, tokenizer, own.task, public, by="label")
+        evaluation, groups = evaluate(model, tokenizer, own.task, public, by="label")
+        found[path] = evaluation.metrics
         assert groups is not None
         assert groups.gap >= 0
         assert set(groups.metrics) == {"no", "yes", "perhaps"}
@@ -216,7 +217,7 @@ def test_from_a_simulation_to_a_merged_model(
     assert merge(run, merged) <= 1e-3
     model, tokenizer, own = load_result(merged)
     assert own is not None
-    found[merged], _ = evaluate(model, tokenizer, own.task, public)
+    found[merged] = evaluate(model, tokenizer, own.task, public)[0].metrics
     for metrics in found.values():
         assert metrics[name] == pytest.approx(lines[-1].metrics[name], rel=1e-3, abs=1e-9)
         assert metrics["records"] == 12
