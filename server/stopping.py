@@ -55,6 +55,13 @@ def result_line(plan: Plan, rounds: Sequence[RoundLine]) -> RoundLine:
     return best or rounds[-1]
 
 
+def evaluated_line(plan: Plan, rounds: Sequence[RoundLine]) -> RoundLine | None:
+    """The evaluation that speaks for the result, or for what is there so far; None if there was none."""
+    if plan.evaluation.patience is not None:
+        return best_evaluation(plan, rounds)[0]
+    return next((line for line in reversed(rounds) if line.metrics), None)
+
+
 def choice(plan: Plan, rounds: Sequence[RoundLine], *, private: bool) -> str:
     """What is to be said of the choice of the result, in sentences.
 
