@@ -73,6 +73,6 @@ def read_evaluation(directory: RunDirectory) -> StoredEvaluation | None:
     stored = read_as(StoredEvaluation, data, path)
     labels = directory.plan.task.labels or []
     scores = [score.name for score in stored.classes.scores]
-    if stored.classes.names - set(labels) or (scores and scores != labels):
+    if not labels or stored.classes.names - set(labels) or (scores and scores != labels):
         raise InputError(f"{path}: its classes are not those of the plan's task.labels")
     return stored

@@ -80,10 +80,10 @@ def choice(plan: Plan, rounds: Sequence[RoundLine], *, private: bool) -> str:
     said = [f"The result is the adapter after round {best.round}, whose {name} on the public data was the best."]
     if best.round == 0:
         said = [
-            f"No round bettered the {name} of the base model on the public data: the result is that of round 0."
+            f"The result is the adapter of round 0: no round bettered the base model's {name} on the public data."
         ]
     if last < planned:
-        times = "evaluation" if since == 1 else f"{since} evaluations in a row"
+        times = "one evaluation" if since == 1 else f"{since} evaluations in a row"
         said.insert(0, f"The run stopped early, after round {last} of {planned}: no better {name} for {times}.")
         if private:
             said.append(f"All {planned} rounds were charged before the first one and stay charged.")
