@@ -53,9 +53,10 @@ def confusion_chart(report: ClassReport) -> Chart | None:
     text = f"{right:,} of {texts:,} texts were told right."
     if report.confusions:
         most = report.confusions[0]
+        times = f"{most.count:,} text" + ("" if most.count == 1 else "s")
         text += (
-            f" The most frequent confusion: {printable(most.right, 60)} was taken for {printable(most.told, 60)}, "
-            f"{most.count:,} times."
+            f" The most frequent confusion: {printable(most.right, 60)} was taken for {printable(most.told, 60)} "
+            f"({times})."
         )
     return Chart(svg(draw, "confusion", (width, height)), text, width)
 

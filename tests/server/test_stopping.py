@@ -11,14 +11,15 @@ from common.plan import Plan
 from common.settings import validate
 from server.run_directory import RoundLine
 from server.stopping import best_evaluation, choice, evaluated_line, is_over, result_line
-from tests.server.signed_run import PLAN
+from tests.server.signed_run import PLAN, classes_plan
 
 NAN, INF = math.nan, math.inf
 
 
 def plan(patience: int | None, kind: str = "classification", rounds: int = 20) -> Plan:
-    values: dict[str, Any] = PLAN.model_dump(exclude_none=True)
-    values["task"] = {"kind": kind, **({"labels": ["no", "yes"]} if kind == "classification" else {})}
+    values: dict[str, Any] = (classes_plan(["no", "yes"]) if kind == "classification" else PLAN).model_dump(
+        exclude_none=True
+    )
     values["training"] = {**values["training"], "rounds": rounds}
     values["evaluation"] = {"data": "public.jsonl", **({"patience": patience} if patience else {})}
     return validate(values, Plan, "the test's plan")
