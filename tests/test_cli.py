@@ -85,8 +85,8 @@ def test_simulate_merge_evaluate_generate(cli: Cli, folder: Path) -> None:
 
 def test_a_run_without_patience_left_is_complete_and_says_so(cli: Cli, folder: Path) -> None:
     text = (folder / "plan.toml").read_text().replace("rounds = 1\n", "rounds = 4\n")
-    # So long a step, of noise for the most part, that no round can better the base model.
-    text = text.replace("learning_rate = 1.0", "learning_rate = 1000.0")
+    # So short a step that no prediction changes: equal is no better.
+    text = text.replace("learning_rate = 1.0", "learning_rate = 1e-30")
     (folder / "plan.toml").write_text(text.replace("[evaluation]", "[evaluation]\npatience = 2"))
     out = folder / "run"
     said = (
