@@ -438,17 +438,17 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on public records, for all of them and by group."""
-    from server.evaluate import evaluate, print_evaluation, task_section
+    from server.evaluate import evaluate, print_evaluation, task_section, to_flat
     from server.result import load_result
 
     with _errors.status("evaluating"):
         model, tokenizer, own = load_result(result, plan)
         section = task_section(own, template)
-        metrics, groups = evaluate(model, tokenizer, section, data, by)
+        evaluation, groups = evaluate(model, tokenizer, section, data, by)
     if as_json:
-        _print_json({**metrics, **({} if groups is None else {"by": groups.to_dict()})})
+        _print_json({**to_flat(evaluation), **({} if groups is None else {"by": groups.to_dict()})})
         return
-    print_evaluation(metrics, groups, _screen)
+    print_evaluation(evaluation, groups, _screen)
 
 
 @app.command()

@@ -176,8 +176,18 @@ class Evaluation(Section):
     """Records on which the model is evaluated before the run, during it and after it: .jsonl, .csv or .parquet."""
     every: Count = 1
     """Rounds between two evaluations."""
+    patience: Count | None = Field(default=None, examples=[5])
+    """The run ends after so many evaluations in a row without a better headline metric of the task; its result is
+    the adapter of the best evaluation, not the last. It gives back no ε: all rounds are charged before the first
+    one and stay charged. Needs `data`."""
     prompts: list[str] = []
     """Prompts to be answered before and after the run."""
+
+    @model_validator(mode="after")
+    def _patience_has_data(self) -> Evaluation:
+        if self.patience is not None and self.data is None:
+            raise ValueError(f"patience = {self.patience} needs data, a file of public records to evaluate on")
+        return self
 
 
 class Simulation(Section):

@@ -17,7 +17,7 @@ from common.protocol import SIMULATED
 from common.report import build_report, problems, two_decimals, warnings
 from common.signing import read_keys
 from common.untrusted import printable
-from server.page import render_page
+from server.page import page_of
 from server.run_directory import RunDirectory
 
 _SIGNATURES = {"valid": "green", "unregistered": "yellow", "invalid": "bold red", "none": "yellow"}
@@ -58,7 +58,7 @@ def write_report(
     """
     texts = {}
     if html is not None:
-        texts[html] = render_page(report, directory.plan, directory.rounds(), private=directory.info.private)
+        texts[html] = page_of(directory, report)
     if as_json is not None:
         texts[as_json] = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     for path, text in texts.items():

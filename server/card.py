@@ -10,6 +10,7 @@ from common.plan import Plan
 from common.tasks.section import TaskSection
 from common.untrusted import printable
 from server.run_directory import RoundLine, RunInfo
+from server.stopping import choice, result_line
 
 _CARD = """---
 library_name: peft
@@ -34,7 +35,7 @@ A LoRA adapter for `{base}`, fine-tuned by {count} organizations that kept their
 | task | {task}, at most {max_length} tokens |
 | LoRA | rank {rank}, alpha {alpha:g}, target modules {targets} |
 | aggregation | {method} |
-| rounds × local steps | {rounds} × {steps} |
+| rounds × local steps | {rounds} × {steps}{stopped} |
 | expected batch of an organization | {batch} |
 | optimizer | {optimizer}, learning rate {rate:g}, {schedule} |
 | plan digest | `{digest}` |
@@ -42,7 +43,7 @@ A LoRA adapter for `{base}`, fine-tuned by {count} organizations that kept their
 
 ## Evaluation on public data
 
-{metrics}
+{metrics}{choice}
 ## Use
 
 {use}"""
@@ -103,13 +104,15 @@ def adapter_card(
         method=plan.aggregation.method,
         rounds=plan.training.rounds,
         steps=plan.training.local_steps,
+        stopped=_stopped(plan, rounds),
         batch=_batch(plan),
         optimizer=plan.training.optimizer,
         rate=plan.training.learning_rate,
         schedule=plan.training.schedule,
         digest=info.digest,
         fingerprint=info.fingerprint,
-        metrics=_metrics_table(rounds),
+        metrics=_metrics_table(plan, rounds),
+        choice=f"\n{said}\n" if (said := choice(plan, rounds, private=info.private)) else "",
         use=_use(plan.task, plan.model.base, pooling),
     )
 
@@ -164,10 +167,15 @@ def _not_covered(report: dict[str, Any]) -> str:
     return "\n".join(["Not covered:", "", *(f"- {item}" for item in report["not_covered"])]) + "\n"
 
 
-def _metrics_table(rounds: Sequence[RoundLine]) -> str:
-    if not rounds or not rounds[-1].metrics:
+def _stopped(plan: Plan, rounds: Sequence[RoundLine]) -> str:
+    is_early = rounds and rounds[-1].round < plan.training.rounds
+    return f", stopped early after round {rounds[-1].round}" if is_early else ""
+
+
+def _metrics_table(plan: Plan, rounds: Sequence[RoundLine]) -> str:
+    if not rounds or not result_line(plan, rounds).metrics:
         return "None: the plan names no public data.\n"
-    first, last = rounds[0].metrics, rounds[-1].metrics
+    first, last = rounds[0].metrics, result_line(plan, rounds).metrics
     lines = ["| | base model | this adapter |", "|---|---|---|"]
     lines += [f"| {name} | {first.get(name, float('nan')):.4g} | {value:.4g} |" for name, value in last.items()]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The two charts of the privacy report, as SVG that stands inside the page: equal input gives equal bytes."""
+"""Charts of the privacy report over rounds, as SVG that stands inside the page: equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from common.mechanism import Mechanism
 from common.untrusted import printable
 
 # Blue and orange of Okabe and Ito, which the colour-blind tell apart; lines differ in their dashes as well.
-_BLUE, _ORANGE, _INK, _GRID = "#0b5f9e", "#c2500a", "#33404d", "#dfe4e8"
+BLUE, ORANGE, INK, GRID = "#0b5f9e", "#c2500a", "#33404d", "#dfe4e8"
 _SIZE = (5.0, 3.1)
 _POINTS = 8
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart and what it shows, in words, for those who cannot see it."""
+    """A chart and what it shows, in words, for those who cannot see it.
+
+    Attributes:
+        svg: an element of the page, or of none.
+        text: sentences.
+        width: in inches.
+    """
 
     svg: str
     text: str
+    width: float = _SIZE[0]
 
 
 def epsilon_chart(mechanism: Mechanism, epsilon: float, delta: float, rounds: int, name: str) -> Chart:
@@ -45,9 +52,9 @@ def epsilon_chart(mechanism: Mechanism, epsilon: float, delta: float, rounds: in
     numbers, values = [0, *shown, rounds], [0.0, *(min(value, epsilon) for value in alone), epsilon]
 
     def draw(axes: Any) -> None:
-        axes.plot([0, rounds], [epsilon, epsilon], color=_BLUE, linewidth=2.4, label="charged, before round 1")
-        axes.plot(numbers, values, color=_ORANGE, linewidth=2, linestyle=(0, (5, 2)), label="rounds so far, alone")
-        axes.fill_between([0, rounds], 0, [epsilon, epsilon], color=_BLUE, alpha=0.07, linewidth=0)
+        axes.plot([0, rounds], [epsilon, epsilon], color=BLUE, linewidth=2.4, label="charged, before round 1")
+        axes.plot(numbers, values, color=ORANGE, linewidth=2, linestyle=(0, (5, 2)), label="rounds so far, alone")
+        axes.fill_between([0, rounds], 0, [epsilon, epsilon], color=BLUE, alpha=0.07, linewidth=0)
         axes.set_ylim(0, max(epsilon, 0.01) * 1.3)
         axes.set_ylabel("privacy loss ε")
         axes.legend(loc="upper left", ncols=2, frameon=False, handlelength=2.2, columnspacing=1.4)
@@ -57,14 +64,15 @@ def epsilon_chart(mechanism: Mechanism, epsilon: float, delta: float, rounds: in
         f"{printable(name, 40)}: ε = {epsilon:g} was charged before round 1 and stays charged; "
         f"the rounds alone would cost {values[1]:g} after round 1 and {epsilon:g} after round {rounds}."
     )
-    return Chart(_svg(draw, "epsilon"), text)
+    return Chart(svg(draw, "epsilon"), text)
 
 
-def quality_chart(metrics: Sequence[tuple[int, Mapping[str, float]]]) -> Chart | None:
+def quality_chart(metrics: Sequence[tuple[int, Mapping[str, float]]], chosen: int | None = None) -> Chart | None:
     """A metric on public data after every round; None if there is none.
 
     Args:
         metrics: (round, metrics) in the order of the rounds; rounds without any are left out.
+        chosen: the round whose adapter is the result, where that was a choice.
     """
     metrics = [(number, values) for number, values in metrics if values]
     names = (
@@ -86,7 +94,7 @@ def quality_chart(metrics: Sequence[tuple[int, Mapping[str, float]]]) -> Chart |
     label = printable(name, 40)
 
     def draw(axes: Any) -> None:
-        axes.plot(numbers, values, color=_BLUE, linewidth=2, marker="o", markersize=4)
+        axes.plot(numbers, values, color=BLUE, linewidth=2, marker="o", markersize=4)
         axes.set_ylim(0, max(values) * 1.15 or 1)
         axes.set_ylabel(f"{label} on public data")
         for place in (0, -1) if len(points) > 1 else (0,):
@@ -96,9 +104,11 @@ def quality_chart(metrics: Sequence[tuple[int, Mapping[str, float]]]) -> Chart |
                 xytext=(6 if place == 0 else 0, 8),
                 textcoords="offset points",
                 ha="left" if place == 0 else "right",
-                color=_INK,
+                color=INK,
                 fontweight="bold",
             )
+        if chosen in numbers:
+            axes.plot([chosen], [values[numbers.index(chosen)]], color=ORANGE, marker="o", markersize=8)
         _rounds_axis(axes, max(numbers[-1], 1))
 
     better = "; lower is better" if name in ("perplexity", "loss") else ""
@@ -106,7 +116,9 @@ def quality_chart(metrics: Sequence[tuple[int, Mapping[str, float]]]) -> Chart |
         f"{label} on public data: {values[0]:.4g} before the first round, "
         f"{values[-1]:.4g} after round {numbers[-1]}{better}."
     )
-    return Chart(_svg(draw, "quality"), text)
+    if chosen in numbers:
+        text += f" Best after round {chosen}: {values[numbers.index(chosen)]:.4g} (orange)."
+    return Chart(svg(draw, "quality"), text)
 
 
 def _after(mechanism: Mechanism, delta: float, number: int, rounds: int) -> float:
@@ -122,7 +134,14 @@ def _rounds_axis(axes: Any, rounds: int) -> None:
     axes.set_xlabel("rounds completed")
 
 
-def _svg(draw: Callable[[Any], None], name: str) -> str:
+def svg(draw: Callable[[Any], None], name: str, size: tuple[float, float] = _SIZE) -> str:
+    """A chart as an element of the page.
+
+    Args:
+        draw: is given the axes.
+        name: of the chart, another one for each of a page.
+        size: in inches.
+    """
     # Matplotlib is slow to load, and nothing else needs it; what it says of its font cache interests nobody.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
@@ -140,22 +159,22 @@ def _svg(draw: Callable[[Any], None], name: str) -> str:
                 "svg.fonttype": "none",
                 "svg.hashsalt": name,
                 "text.parse_math": False,
-                "text.color": _INK,
-                "axes.labelcolor": _INK,
+                "text.color": INK,
+                "axes.labelcolor": INK,
                 "axes.edgecolor": "#9aa5af",
                 "axes.spines.top": False,
                 "axes.spines.right": False,
-                "xtick.color": _INK,
-                "ytick.color": _INK,
+                "xtick.color": INK,
+                "ytick.color": INK,
                 "xtick.major.width": 0,
                 "ytick.major.width": 0,
                 "axes.grid": True,
                 "axes.grid.axis": "y",
-                "grid.color": _GRID,
+                "grid.color": GRID,
                 "axes.axisbelow": True,
             }
         )
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
         figure.savefig(

@@ -18,16 +18,19 @@ from common.model import LoraModel
 from common.plan import Plan
 from common.records import Record, read_records
 from common.settings import validate
-from common.tasks import Task, check_some_usable, make_task, metrics_on, usable
+from common.tasks import Task, check_some_usable, make_task, predictions_on, usable
+from common.tasks.class_report import ClassReport
+from common.tasks.classification import Classification
 from common.tasks.section import TaskSection
 from common.untrusted import printable
+from server.evaluation import Evaluation
 
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
 
 
 class PublicEvaluation:
-    """Metrics of an adapter on the plan's public data.
+    """What the plan's public data says of an adapter.
 
     Args:
         plan: names the data and the task.
@@ -43,10 +46,10 @@ class PublicEvaluation:
         self._task = make_task(plan.task, model.tokenizer)
         self._records = _records(self._task, plan.path(plan.evaluation.data), plan.task)
 
-    def __call__(self, adapter: Adapter) -> dict[str, float]:
-        """Metric names and numbers."""
+    def __call__(self, adapter: Adapter) -> Evaluation:
+        """What they say."""
         self._model.load(adapter)
-        return metrics_on(self._task, self._model.module, self._records)
+        return _evaluated(self._task, predictions_on(self._task, self._model.module, self._records))
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,44 @@ def task_section(plan: Plan | None, template: str | None) -> TaskSection:
     return validate(values, TaskSection, "--template" if template is not None else "the plan's task")
 
 
-def print_evaluation(metrics: dict[str, float], groups: Groups | None, console: Console) -> None:
-    """Show metrics as a table, and those of groups as a second one."""
+def print_evaluation(evaluation: Evaluation, groups: Groups | None, console: Console) -> None:
+    """Show metrics as a table, then what there is to say of classes and of groups."""
+    names = [name for name in evaluation.metrics if "[" not in name]
     table = Table("metric", "value")
-    for name, value in metrics.items():
-        table.add_row(escape(name), f"{value:.6g}")
+    for name in names:
+        table.add_row(escape(name), f"{evaluation.metrics[name]:.6g}")
     console.print(table)
-    if groups is None:
+    if evaluation.classes is not None:
+        _print_classes(evaluation.classes, console)
+    if groups is not None:
+        _print_groups(groups, [name for name in names if name != "records"], console)
+
+
+def _print_classes(report: ClassReport, console: Console) -> None:
+    if not report.scores:
+        _print_confusions(report, console)
         return
-    names = [name for name in metrics if "[" not in name and name != "records"]
+    table = Table("", "class", "precision", "recall", "F1", "support")
+    for place, score in enumerate(report.scores, start=1):
+        numbers = (f"{value:.4g}" for value in (score.precision, score.recall, score.f1))
+        table.add_row(str(place), escape(printable(score.name, 40)), *numbers, str(score.support))
+    console.print(table)
+    # Numbers in place of names, and no frame: twenty classes have room, and no column is cut.
+    width = max(len(str(count)) for row in report.matrix for count in (*row, len(report.matrix)))
+    lines = [(place, *row) for place, row in enumerate(report.matrix, start=1)]
+    for first, *row in [("", *range(1, len(lines) + 1)), *lines]:
+        console.print(f"{first:>4} ", *(f"{count:>{width}}" for count in row), highlight=False, soft_wrap=True)
+    console.print("confusion matrix: the right class down, the class that was told across", highlight=False)
+
+
+def _print_confusions(report: ClassReport, console: Console) -> None:
+    table = Table("right class", "told class", "count", title="most frequent confusions", title_justify="left")
+    for one in report.confusions:
+        table.add_row(escape(printable(one.right, 40)), escape(printable(one.told, 40)), str(one.count))
+    console.print(table if report.confusions else "no class was taken for another")
+
+
+def _print_groups(groups: Groups, names: Sequence[str], console: Console) -> None:
     table = Table("group", "records", *map(escape, names))
     for group, own in groups.metrics.items():
         row = [f"{own[name]:.4g}" if name in own else "" for name in names]
@@ -104,10 +136,15 @@ def print_evaluation(metrics: dict[str, float], groups: Groups | None, console: 
     )
 
 
+def to_flat(evaluation: Evaluation) -> dict[str, float]:
+    """Names and numbers, those of classes too: `support[class]`, `confusion[right][told]`."""
+    return {**evaluation.metrics, **(evaluation.classes.flat() if evaluation.classes else {})}
+
+
 def evaluate(
     model: Any, tokenizer: Any, section: TaskSection, data: Path, by: str | None = None
-) -> tuple[dict[str, float], Groups | None]:
-    """Metrics of any model on a file of records.
+) -> tuple[Evaluation, Groups | None]:
+    """What a file of records says of any model.
 
     Args:
         model: in evaluation mode.
@@ -117,7 +154,7 @@ def evaluate(
         by: the field whose values make groups, if any.
 
     Returns:
-        The metrics over all records, and those of the groups.
+        What all records say, and what those of each group do.
 
     Raises:
         InputError: the data cannot be read, no record of it fits the task, or they have no such field.
@@ -133,7 +170,7 @@ def evaluate(
         if by is None
         else compare(task, section.headline[0], predictions, [str(record.get(by, "")) for record in records])
     )
-    return task.metrics(predictions), groups
+    return _evaluated(task, predictions), groups
 
 
 def compare(task: Task, name: str, predictions: Sequence[Any], values: Sequence[str]) -> Groups:
@@ -162,6 +199,11 @@ def compare(task: Task, name: str, predictions: Sequence[Any], values: Sequence[
     outside = (1 - _CONFIDENCE) / 2
     interval = np.quantile(gaps, [outside, 1 - outside]) if gaps else (0.0, 0.0)
     return Groups(metrics, name, max(every) - min(every), (float(interval[0]), float(interval[1])))
+
+
+def _evaluated(task: Task, predictions: Sequence[Any]) -> Evaluation:
+    classes = task.class_report(predictions) if isinstance(task, Classification) else None
+    return Evaluation(task.metrics(predictions), classes)
 
 
 def _records(task: Task, path: Path, section: TaskSection) -> list[Record]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,7 +19,10 @@ from common.protocol import SIMULATED
 from common.report import two_decimals
 from common.untrusted import printable
 from server.charts import Chart, epsilon_chart, quality_chart
+from server.evaluation import StoredEvaluation, read_evaluation
+from server.evaluation_section import EvaluationSection, evaluation_section
 from server.run_directory import RoundLine, RunDirectory
+from server.stopping import best_evaluation
 from server.traffic import compressed_share
 
 _UNITS = {"example": "record", "user": "person (all of that person's records)"}
@@ -55,15 +59,30 @@ Cell = tuple[str, str]
 
 def write_page(directory: RunDirectory, report: Mapping[str, Any]) -> None:
     """Write `privacy/report.html`, beside `report.json`."""
-    share, private = compressed_share(directory), directory.info.private
-    page = render_page(report, directory.plan, directory.rounds(), private=private, share=share)
-    directory.write_text("privacy/report.html", page)
+    directory.write_text("privacy/report.html", page_of(directory, report))
+
+
+def page_of(directory: RunDirectory, report: Mapping[str, Any]) -> str:
+    """The page of a run, from its files alone.
+
+    Raises:
+        InputError: a file of the run cannot be read.
+    """
+    return render_page(
+        report,
+        directory.plan,
+        directory.rounds(),
+        read_evaluation(directory),
+        private=directory.info.private,
+        share=compressed_share(directory),
+    )
 
 
 def render_page(
     report: Mapping[str, Any],
     plan: Plan,
     rounds: Sequence[RoundLine],
+    stored: StoredEvaluation | None = None,
     *,
     private: bool = True,
     share: float | None = None,
@@ -74,6 +93,7 @@ def render_page(
         report: of `common.report.build_report`.
         plan: of the run.
         rounds: all lines of `rounds.jsonl`.
+        stored: what `evaluation.json` holds, if it is there.
         private: False for a simulation without privacy.
         share: of the bytes of float32 A and B both ways; None where the plan sends float32.
     """
@@ -102,6 +122,7 @@ def render_page(
         warned=[item for item in organizations if item["warnings"]],
         weakest=_weakest(organizations),
         charts=_charts(organizations, plan, rounds),
+        evaluation=_evaluation(evaluation_section(plan, rounds, stored, private=private)),
         took_part=_took_part(rounds, [item["name"] for item in organizations]),
         traffic={**_traffic(rounds), "share": share},
         most_lines=_MOST_LINES,
@@ -151,13 +172,20 @@ def _charts(
         mechanism = Mechanism.from_dict(costliest["mechanism"])
         number = plan.training.rounds
         cost = epsilon_chart(mechanism, costliest["epsilon"], costliest["delta"], number, costliest["name"])
-    quality = quality_chart([(line.round, line.metrics) for line in rounds])
+    best = best_evaluation(plan, rounds)[0] if plan.evaluation.patience is not None else None
+    quality = quality_chart([(line.round, line.metrics) for line in rounds], best.round if best else None)
     return {name: _safe(chart) for name, chart in (("epsilon", cost), ("quality", quality))}
+
+
+def _evaluation(section: EvaluationSection | None) -> EvaluationSection | None:
+    if section is None:
+        return None
+    return replace(section, confusion=_safe(section.confusion), reliability=_safe(section.reliability))
 
 
 def _safe(chart: Chart | None) -> Chart | None:
     # Matplotlib escaped the texts of the chart.
-    return None if chart is None else Chart(Markup(chart.svg), chart.text)  # noqa: S704
+    return None if chart is None else replace(chart, svg=Markup(chart.svg))  # noqa: S704
 
 
 def _took_part(rounds: Sequence[RoundLine], stated: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Message
@@ -16,14 +16,16 @@ from flwr.serverapp import Grid
 from common import messages
 from common.adapter import Adapter
 from common.errors import Refused, SottoError
+from server.evaluation import Evaluation, write_evaluation
 from server.exchange import exchange
 from server.members import Members
 from server.observer import Observer
 from server.roster import Roster
 from server.run_directory import RoundLine, RunDirectory
+from server.stopping import is_over, result_line
 from server.strategy import LoraAveraging, Outcome
 
-Evaluator = Callable[[Adapter], dict[str, float]]
+Evaluator = Callable[[Adapter], Evaluation]
 
 _POLL_SECONDS = 0.05
 # How long a run that could begin waits for connected organizations that have not said who they are.
@@ -36,11 +38,11 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
     Args:
         grid: reaches the organizations.
         directory: of the run; its latest checkpoint is where it begins.
-        evaluate: metrics of an adapter on public data, if there is any.
+        evaluate: what public data says of an adapter, if there is any.
         observer: told of the progress.
 
     Returns:
-        The adapter after the last round.
+        The adapter after the last round; with `evaluation.patience`, that of the best evaluation.
 
     Raises:
         SottoError: too few organizations are there or answered; the run can be resumed.
@@ -50,25 +52,35 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
     registered = Members(Path(info.registry)).name_of_node if info.registry and info.authenticated else None
     roster = Roster(grid, registered)
     wait_for_organizations(roster, plan.federation.min_organizations, plan.federation.round_timeout, observer)
-    if not directory.forget_rounds_after(done):
-        line = RoundLine(0, {}, metrics=evaluate(adapter) if evaluate else {})
-        directory.append_round(line)
-        observer.finished(line)
+    lines = directory.forget_rounds_after(done)
+    if not lines:
+        found = evaluate(adapter) if evaluate else Evaluation()
+        lines.append(RoundLine(0, {}, metrics=found.metrics))
+        write_evaluation(directory, 0, found)
+        directory.append_round(lines[-1])
+        observer.finished(lines[-1])
     registry = directory.registry
     strategy = LoraAveraging(plan, info, directory.trained_shapes, roster, registry)
     stated: set[str] = set()
     for number in range(done + 1, plan.training.rounds + 1):
-        adapter, line = _run_round(number, adapter, grid, directory, strategy, evaluate, observer)
-        directory.append_round(line)
+        if is_over(plan, lines):
+            break
+        adapter, line = _run_round(number, adapter, grid, directory, strategy, observer)
+        is_due = evaluate is not None and plan.is_evaluated_after(number)
+        found = evaluate(adapter) if evaluate and is_due else Evaluation()
+        lines.append(replace(line, metrics=found.metrics))
+        if result_line(plan, lines) is lines[-1]:
+            write_evaluation(directory, number, found)
+        directory.append_round(lines[-1])
         # The checkpoint comes last: it is what makes the round count when the run is resumed.
         directory.write_checkpoint(number, adapter)
-        observer.finished(line)
+        observer.finished(lines[-1])
         if info.private and not stated.issuperset(strategy.outcome.answered):
             # The whole run is charged by now: what it cost is known even if it never ends.
             stated |= collect_statements(grid, directory, roster)
     if info.private:
         collect_statements(grid, directory, roster)
-    return adapter
+    return directory.checkpoint(result_line(plan, lines).round)
 
 
 def _run_round(
@@ -77,10 +89,9 @@ def _run_round(
     grid: Grid,
     directory: RunDirectory,
     strategy: LoraAveraging,
-    evaluate: Evaluator | None,
     observer: Observer,
 ) -> tuple[Adapter, RoundLine]:
-    """The adapter after one more round, and what `rounds.jsonl` says of it."""
+    """The adapter after one more round, and what `rounds.jsonl` says of it, without metrics."""
     federation, roster = directory.plan.federation, strategy.roster
     start = time.monotonic()
     roster.look()
@@ -109,7 +120,6 @@ def _run_round(
         bytes_up=sum(messages.payload_size(reply.content) for reply in replies.values()),
         bytes_down=sum(messages.payload_size(request.content) for request in requests),
         seconds=round(seconds, 3),
-        metrics=evaluate(adapter) if evaluate and directory.plan.is_evaluated_after(number) else {},
     )
     return adapter, line
 

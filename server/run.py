@@ -16,6 +16,7 @@ from common.plan import Plan
 from server.flower import Flower
 from server.observer import Observer, Observers
 from server.run_directory import RunDirectory, Status, ensure_free
+from server.stopping import result_line
 from server.superlink import Server, is_ready
 
 _POLL_SECONDS = 0.1
@@ -64,7 +65,7 @@ def run_federated(
         directory = start_run(plan, out, True, model, run, server.registry, authenticated=not server.insecure)
     with TensorBoard(directory.path / "tensorboard") as board:
         _run(directory, address, Observers(observer, board))
-    _, adapter = directory.latest_checkpoint()
+    adapter = directory.checkpoint(result_line(directory.plan, directory.rounds()).round)
     return directory, write_result(directory, model, adapter)
 
 

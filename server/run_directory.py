@@ -176,9 +176,17 @@ class RunDirectory:
         numbers = [int(folder.name[6:]) for folder in found if re.fullmatch("round-[0-9]{4,9}", folder.name)]
         if not numbers:
             raise InputError(f"{self.path / 'checkpoints'}: holds no checkpoint")
-        path = self.path / "checkpoints" / f"round-{max(numbers):04d}" / "adapter.safetensors"
+        return max(numbers), self.checkpoint(max(numbers))
+
+    def checkpoint(self, number: int) -> Adapter:
+        """The adapter after a round.
+
+        Raises:
+            InputError: there is none, or it is of other tensors.
+        """
+        path = self.path / "checkpoints" / f"round-{number:04d}" / "adapter.safetensors"
         try:
-            return max(numbers), from_bytes(path.read_bytes(), self.trained_shapes)
+            return from_bytes(path.read_bytes(), self.trained_shapes)
         except (OSError, AdapterError) as error:
             raise InputError(f"{path}: holds no adapter of this run: {error}") from None
 

@@ -95,5 +95,5 @@ def _weight_bytes(folder: Path) -> int:
 
 def _headline(folder: Path, section: TaskSection, data: Path) -> float:
     model, tokenizer, _ = load_result(folder)
-    metrics, _ = evaluate(model, tokenizer, section, data)
-    return metrics[section.headline[0]]
+    evaluation, _ = evaluate(model, tokenizer, section, data)
+    return evaluation.metrics[section.headline[0]]

@@ -12,6 +12,7 @@ from rich.table import Table
 from common import logs
 from common.untrusted import printable, printable_lines
 from server.run_directory import RunDirectory
+from server.stopping import choice, result_line
 from server.traffic import compressed_share, traffic
 
 
@@ -49,7 +50,9 @@ def _result(directory: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
     costs = {
         item["name"]: {"epsilon": item["epsilon"], "delta": item["delta"]} for item in report["organizations"]
     }
-    return {"run": report["run"], "directory": str(directory.path), "costs": costs}
+    rounds = directory.rounds()
+    counts = {"rounds": rounds[-1].round, "result_round": result_line(directory.plan, rounds).round}
+    return {"run": report["run"], "directory": str(directory.path), **counts, "costs": costs}
 
 
 def _print_cost(report: dict[str, Any], console: Console) -> None:
@@ -74,14 +77,17 @@ def _print_cost(report: dict[str, Any], console: Console) -> None:
 def _print_quality(directory: RunDirectory, console: Console) -> None:
     rounds = directory.rounds()
     moved = traffic(rounds, directory.info.shapes)
-    first, last = rounds[0].metrics, rounds[-1].metrics
+    result = result_line(directory.plan, rounds)
+    first, last = rounds[0].metrics, result.metrics
     name, _ = directory.plan.task.headline
     if name in last:
         console.print(
             f"{name} on the public data: [bold]{first[name]:.4g}[/bold] before, "
-            f"[bold]{last[name]:.4g}[/bold] after {rounds[-1].round} rounds",
+            f"[bold]{last[name]:.4g}[/bold] after {result.round} rounds",
             highlight=False,
         )
+    if said := choice(directory.plan, rounds, private=directory.info.private):
+        console.print(said, highlight=False)
     share = compressed_share(directory)
     console.print(
         f"sent: {moved.up / 1e6:.1f} MB of noised updates up, {moved.down / 1e6:.1f} MB of adapters down"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import json
 import shutil
 import signal
@@ -82,6 +83,32 @@ def test_simulate_merge_evaluate_generate(cli: Cli, folder: Path) -> None:
     assert list(json.loads(printed)) == ["Customer:"]
 
 
+def test_a_run_without_patience_left_is_complete_and_says_so(cli: Cli, folder: Path) -> None:
+    text = (folder / "plan.toml").read_text().replace("rounds = 1\n", "rounds = 4\n")
+    # So short a step that no prediction changes: equal is no better.
+    text = text.replace("learning_rate = 1.0", "learning_rate = 1e-30")
+    (folder / "plan.toml").write_text(text.replace("[evaluation]", "[evaluation]\npatience = 2"))
+    out = folder / "run"
+    said = (
+        "The run stopped early, after round 2 of 4: no better perplexity for 2 evaluations in a row. "
+        "The result is the adapter of round 0: no round bettered the base model's perplexity on the public data. "
+        "All 4 rounds were charged before the first one and stay charged."
+    )
+    for more in ([], ["--resume"]):
+        code, printed, _ = cli("simulate", folder / "plan.toml", "--out", out, *more)
+        assert code == 0
+        assert said in " ".join(printed.split())
+        assert len((out / "rounds.jsonl").read_text().splitlines()) == 3
+    card = (out / "adapter" / "README.md").read_text()
+    assert said in card
+    assert "| rounds × local steps | 4 × 1, stopped early after round 2 |" in card
+    metrics = json.loads((out / "rounds.jsonl").read_text().splitlines()[0])["metrics"]
+    assert f"| perplexity | {metrics['perplexity']:.4g} | {metrics['perplexity']:.4g} |" in card
+    assert said in html.unescape((out / "privacy" / "report.html").read_text())
+    code, printed, _ = cli("evaluate", out, "--data", folder / "records.jsonl", "--json")
+    assert json.loads(printed)["perplexity"] == pytest.approx(metrics["perplexity"], rel=1e-4)
+
+
 def test_by_default_a_run_lies_in_a_folder_of_its_own_name(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +155,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         "the task, which needs body: its 'body' is missing",
     ),
     "no such field": (lambda f: edit(f, 'field = "who"', 'field = "whom"'), "simulation.field = 'whom'"),
+    "patience without data": (
+        lambda f: edit(f, '[evaluation]\ndata = "records.jsonl"', "[evaluation]\npatience = 3"),
+        "evaluation: patience = 3 needs data, a file of public records to evaluate on",
+    ),
     "directory in use": (lambda f: (f / "run").mkdir() or (f / "run" / "x").touch(), "is not empty"),
 }
 

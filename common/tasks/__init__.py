@@ -84,9 +84,9 @@ class Task(Protocol):
         """The section's headline metric alone, which takes no time: it may be asked for a thousand times."""
 
 
-def metrics_on(task: Task, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The metrics of a model on records; those that cannot be used are left out."""
-    return task.metrics([made for made in task.predict(model, records) if made is not None])
+def predictions_on(task: Task, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What a model makes of records; those that cannot be used are left out."""
+    return [made for made in task.predict(model, records) if made is not None]
 
 
 def usable(task: Task, records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[Example]]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from common.tasks import Example, UnusableError
+from common.tasks.class_report import ClassReport, class_report
 from common.tasks.section import TaskSection
 from common.tasks.text import MadeUp, by_record, device_of, filled, model_inputs
 
@@ -101,6 +102,11 @@ class Classification:
 
         labels = [made.label for made in predictions]
         return class_metrics(labels, [made.probabilities for made in predictions], list(self._classes))
+
+    def class_report(self, predictions: Sequence[ClassPrediction]) -> ClassReport:
+        """How well each class was told, and which were taken for which; at least one prediction."""
+        labels = [made.label for made in predictions]
+        return class_report(labels, [made.probabilities for made in predictions], list(self._classes))
 
     def score(self, predictions: Sequence[ClassPrediction]) -> float:
         """Accuracy."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_CALIBRATION_BINS = 15
+from common.tasks.class_report import class_report
 
 
 def class_metrics(
@@ -28,45 +28,25 @@ def class_metrics(
         calibration error; ROC-AUC where each class is right somewhere (one against the rest, averaged). With up to
         20 classes also precision, recall and F1 of each.
     """
-    from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, roc_auc_score
+    from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
     right, chances = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     told = chances.argmax(1)
+    report = class_report(labels, probabilities, names)
     metrics = {
         "accuracy": float(accuracy_score(right, told)),
         "macro_f1": float(f1_score(right, told, average="macro", zero_division=0.0)),
         "loss": float(-np.log(np.maximum(chances[np.arange(len(right)), right], 1e-300)).mean()),
-        "calibration_error": calibration_error(right, chances),
+        "calibration_error": report.calibration_error,
         "records": len(right),
     }
-    if len(set(labels)) == len(names):
+    if len(set(labels)) == len(names) and np.isfinite(chances).all():
         scores = chances[:, 1] if len(names) == 2 else chances
         metrics["roc_auc"] = float(roc_auc_score(right, scores, multi_class="ovr"))
-    if len(names) <= 20:
-        every = list(range(len(names)))
-        parts = precision_recall_fscore_support(right, told, labels=every, zero_division=0.0)
-        for place, name in enumerate(names):
-            for kind, values in zip(("precision", "recall", "f1"), parts[:3], strict=True):
-                metrics[f"{kind}[{name}]"] = float(values[place])
+    for score in report.scores:
+        for kind in ("precision", "recall", "f1"):
+            metrics[f"{kind}[{score.name}]"] = getattr(score, kind)
     return metrics
-
-
-def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Expected calibration error with 15 bins of equal width (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
-
-    Args:
-        labels: shape (texts,).
-        probabilities: shape (texts, classes).
-    """
-    confidence = probabilities.max(1)
-    right = probabilities.argmax(1) == labels
-    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
-    gaps = [
-        abs(right[bins == place].mean() - confidence[bins == place].mean()) * (bins == place).mean()
-        for place in range(_CALIBRATION_BINS)
-        if (bins == place).any()
-    ]
-    return float(sum(gaps))
 
 
 def answer_metrics(answers: Sequence[tuple[str, Sequence[str]]]) -> dict[str, float]:

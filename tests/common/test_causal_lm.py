@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.errors import InputError
-from common.tasks import Example, UnusableError, make_task, metrics_on, padded_length
+from common.tasks import Example, UnusableError, make_task, padded_length, predictions_on
 from common.tasks.causal_lm import CausalLM
 from common.tasks.section import TaskSection
 from tests.conftest import DEMO_BASE
@@ -149,7 +149,8 @@ def test_evaluation_is_over_all_tokens_of_all_batches(model: Any, tokenizer: Any
             best = model(input_ids=torch.tensor([example.input_ids])).logits[0].argmax(-1).tolist()
         right += sum(best[position - 1] == example.labels[position] for position in range(1, len(example)))
     records = [{"text": text} for text in texts]
-    metrics = metrics_on(task(tokenizer), model, [*records, {"text": ""}, {}])
+    made = predictions_on(task(tokenizer), model, [*records, {"text": ""}, {}])
+    metrics = task(tokenizer).metrics(made)
     assert (metrics["tokens"], metrics["records"]) == (len(losses), 36)
     assert metrics["loss"] == pytest.approx(mean(losses), abs=1e-5)
     assert metrics["perplexity"] == pytest.approx(math.exp(mean(losses)), rel=1e-5)
@@ -264,7 +265,7 @@ def test_bits_per_byte_are_those_of_the_response(model: Any, tokenizer: Any) -> 
     record = {"prompt": TEXTS[0], "response": "Über den Preis: 5 €"}
     losses = token_losses(model, one(responding(tokenizer).encode(record)))
     size = len(" Über den Preis: 5 €".encode())
-    metrics = metrics_on(responding(tokenizer), model, [record])
+    metrics = responding(tokenizer).metrics(predictions_on(responding(tokenizer), model, [record]))
     assert metrics["bits_per_byte"] == pytest.approx(sum(losses) / math.log(2) / size, rel=1e-5)
 
 

@@ -90,6 +90,17 @@ def test_an_unknown_table_names_the_nearest_one() -> None:
     assert complaint(trainning={}) == "the file has no key 'trainning'; did you mean 'training'?"
 
 
+def test_patience_needs_data_to_evaluate_on() -> None:
+    text = complaint(evaluation={"patience": 3})
+    assert text == "evaluation: patience = 3 needs data, a file of public records to evaluate on"
+    assert "evaluation.patience = 0" in complaint(evaluation={"data": "public.jsonl", "patience": 0})
+    # The coordinator's own: nothing that an organization does depends on it.
+    patient = plan(evaluation={"data": "public.jsonl", "patience": 3})
+    assert patient.digest() == plan().digest()
+    assert "patience = 3" in patient.to_toml()
+    assert "patience" not in patient.agreement_toml()
+
+
 @pytest.mark.parametrize(
     ("section", "key"),
     [("model", "base"), ("training", "rounds"), ("training", "batch_size"), ("privacy", "delta")],

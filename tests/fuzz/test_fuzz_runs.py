@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from common.adapter import initial, to_bytes
 from common.errors import InputError, SottoError
 from common.signing import StatementKey
+from common.tasks.class_report import class_report
 from server.audit import read_report
+from server.evaluation import Evaluation, read_evaluation, write_evaluation
+from server.evaluation_section import evaluation_section
 from server.registry import Registry
 from server.run_directory import RunDirectory, Status
 from tests.fuzz.hostile import damaged_bytes, damaged_json_text, messages
-from tests.server.signed_run import SHAPES, make_run, signed, statement
+from tests.server.signed_run import SHAPES, classes_plan, make_run, signed, statement
 
 KEY = StatementKey.generate()
 
@@ -85,6 +88,38 @@ def test_a_damaged_run_is_refused_in_one_line_or_is_one(folder: Path, data: st.D
         assert status.flower_run == "" or (status.flower_run.isascii() and status.flower_run.isdigit())
     finally:
         (folder / name).write_bytes(good)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    labels = ["no", "yes", "perhaps"]
+    directory = make_run(tmp_path_factory.mktemp("told"), [], {}, plan=classes_plan(labels))
+    chances = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1]]
+    write_evaluation(directory, 20, Evaluation({}, class_report([0, 1, 2], chances, labels)))
+    return directory
+
+
+@messages(200, slow=4)
+@given(data=st.data())
+def test_a_damaged_evaluation_is_refused_in_one_line_or_makes_a_page(
+    told: RunDirectory, data: st.DataObject
+) -> None:
+    path = told.path / "evaluation.json"
+    good = path.read_bytes()
+    damaged = data.draw(
+        damaged_json_text(json.loads(good)).map(lambda text: text.encode("utf-8", "surrogatepass"))
+        | damaged_bytes([good])
+    )
+    path.write_bytes(damaged)
+    try:
+        stored = read_evaluation(told)
+    except InputError as error:
+        assert "\n" not in str(error).replace(str(told.path), "")
+    else:
+        assert stored is not None
+        assert evaluation_section(told.plan, told.rounds(), stored, private=True) is not None
+    finally:
+        path.write_bytes(good)
 
 
 @messages(25, slow=100)

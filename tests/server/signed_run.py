@@ -65,14 +65,26 @@ def simulated(name: str) -> Statement:
     return statement(name, boundary=SIMULATED)
 
 
+def classes_plan(labels: list[str], **evaluation: Any) -> Plan:
+    """PLAN with the task of telling classes."""
+    values: dict[str, Any] = PLAN.model_dump(exclude_none=True)
+    task = {"kind": "classification", "labels": labels}
+    return validate({**values, "task": task, "evaluation": evaluation}, Plan, "the test's plan")
+
+
 def make_run(
-    path: Path, statements: list[Statement], keys: dict[str, StatementKey], *, private: bool = True
+    path: Path,
+    statements: list[Statement],
+    keys: dict[str, StatementKey],
+    *,
+    private: bool = True,
+    plan: Plan = PLAN,
 ) -> RunDirectory:
     """A run directory in which every organization answered every round."""
-    info = RunInfo(RUN, PLAN.digest(), "/models/base", "cd" * 32, SHAPES, private)
-    directory = RunDirectory.create(path, info, PLAN, {"q_proj.lora_B.weight": np.zeros((4, 2), np.float32)})
+    info = RunInfo(RUN, plan.digest(), "/models/base", "cd" * 32, SHAPES, private)
+    directory = RunDirectory.create(path, info, plan, {"q_proj.lora_B.weight": np.zeros((4, 2), np.float32)})
     names = [item.organization for item in statements]
-    for number in range(PLAN.training.rounds + 1):
+    for number in range(plan.training.rounds + 1):
         organizations = {"asked": names, "answered": names, "refused": {}} if number else {}
         metrics = {"perplexity": 40 / (1 + number) + 5, "accuracy": 0.5}
         directory.append_round(RoundLine(number, organizations, 1000, 2000, 1.5, metrics))

@@ -18,8 +18,9 @@ from common.errors import InputError
 from common.heads import HeadedModel
 from common.model import LoraModel, with_head
 from common.tasks import UnusableError, make_task
+from common.tasks.class_report import class_report
 from common.tasks.classification import ClassPrediction
-from common.tasks.scores import calibration_error, class_metrics
+from common.tasks.scores import class_metrics
 from common.tasks.section import TaskSection
 from server.evaluate import evaluate
 from server.result import load_result, merge
@@ -221,8 +222,9 @@ def test_the_calibration_error_is_that_of_a_slow_loop() -> None:
         if rows:
             sure, right = np.mean([one[0] for one in rows]), np.mean([one[1] for one in rows])
             total += abs(sure - right) * len(rows) / 300
-    assert calibration_error(labels, chances) == pytest.approx(total)
-    assert calibration_error(np.array([0, 1]), np.array([[1.0, 0.0], [0.0, 1.0]])) == 0
+    report = class_report(labels.tolist(), chances.tolist(), LABELS)
+    assert report.calibration_error == pytest.approx(total)
+    assert class_report([0, 1], [[1.0, 0.0], [0.0, 1.0]], ["a", "b"]).calibration_error == 0
 
 
 def test_where_a_class_is_missing_or_there_are_many_less_is_said() -> None:

@@ -20,6 +20,7 @@ from common.plan import Plan
 from common.protocol import TrainRequest
 from common.tasks import UnusableError, make_task
 from server.evaluate import evaluate
+from server.evaluation import read_evaluation
 from server.result import load_result, merge
 from simulations.entropy import SeededEntropy
 from simulations.run import simulate
@@ -206,11 +207,18 @@ def test_from_a_simulation_to_a_merged_model(
     lines = result.directory.rounds()
     assert [bool(line.metrics) for line in lines] == [True, False, True, True]
     name, _ = plan.task.headline
+    stored = read_evaluation(result.directory)
+    assert (stored is not None) == (kind == "classification")
+    page = (run / "privacy" / "report.html").read_text()
+    assert ("Confusion matrix" in page) == ("Reliability" in page) == (kind == "classification")
+    assert f"<td>{name}</td><td>{lines[0].metrics[name]:.4g}</td>" in page
     found = {}
     for path in (run, run / "adapter"):
         model, tokenizer, own = load_result(path)
         assert own is not None
-        found[path], groups = evaluate(model, tokenizer, own.task, public, by="label")
+        evaluation, groups = evaluate(model, tokenizer, own.task, public, by="label")
+        found[path] = evaluation.metrics
+        assert evaluation.classes == (stored.classes if stored else None)
         assert groups is not None
         assert groups.gap >= 0
         assert set(groups.metrics) == {"no", "yes", "perhaps"}
@@ -218,7 +226,7 @@ def test_from_a_simulation_to_a_merged_model(
     assert merge(run, merged) <= 1e-3
     model, tokenizer, own = load_result(merged)
     assert own is not None
-    found[merged], _ = evaluate(model, tokenizer, own.task, public)
+    found[merged] = evaluate(model, tokenizer, own.task, public)[0].metrics
     for metrics in found.values():
         assert metrics[name] == pytest.approx(lines[-1].metrics[name], rel=1e-3, abs=1e-9)
         assert metrics["records"] == 12

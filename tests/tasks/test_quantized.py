@@ -110,7 +110,7 @@ def test_a_run_on_a_quantized_base_is_merged_into_the_published_weights_and_made
     for folder, said in ((tmp_path / "merged", saving.before), (small, saving.after)):
         model, tokenizer, own = load_result(folder)
         assert own is not None
-        metrics, _ = evaluate(model, tokenizer, own.task, public)
+        metrics = evaluate(model, tokenizer, own.task, public)[0].metrics
         assert metrics[plan.task.headline[0]] == pytest.approx(said, rel=1e-4)
     if kind == "causal-lm":
         loaded = AutoModelForCausalLM.from_pretrained(small)

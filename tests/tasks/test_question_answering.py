@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.model import LoraModel
-from common.tasks import UnusableError, make_task, metrics_on
+from common.tasks import UnusableError, make_task, predictions_on
 from common.tasks.scores import answer_metrics
 from common.tasks.section import TaskSection
 from tests.tasks.bases import WORDS, record
@@ -152,5 +152,6 @@ def test_evaluation_leaves_out_what_has_no_answer_unless_the_plan_has_such(task_
     for no_answer, count in ((False, 1), (True, 2)):
         plan = task_plan("question-answering", "encoder", task={"no_answer": no_answer})
         model = LoraModel(plan.model.base, plan)
-        metrics = metrics_on(make_task(plan.task, model.tokenizer), model.module, [record(2), none])
+        task = make_task(plan.task, model.tokenizer)
+        metrics = task.metrics(predictions_on(task, model.module, [record(2), none]))
         assert metrics["records"] == count

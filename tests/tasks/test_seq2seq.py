@@ -10,7 +10,7 @@ import sacrebleu
 import torch
 
 from common.model import LoraModel
-from common.tasks import make_task, metrics_on
+from common.tasks import make_task, predictions_on
 from common.tasks.scores import text_metrics
 from server.generate import Sampling, generate
 from tests.tasks.bases import record, section
@@ -58,7 +58,7 @@ def test_evaluation_writes_and_scores(made: tuple[Any, LoraModel]) -> None:
         assert prediction.reference == one["text"]
         written = generate(model.module, model.tokenizer, one["question"], Sampling(24), section("seq2seq"))
         assert prediction.text == written
-    metrics = metrics_on(task, model.module, records)
+    metrics = task.metrics(predictions_on(task, model.module, records))
     assert metrics["perplexity"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
     assert metrics["perplexity"] == pytest.approx(task.score(predictions))
     texts, references = [one.text for one in predictions], [one.reference for one in predictions]
