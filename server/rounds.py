@@ -6,8 +6,7 @@ It knows nothing of how organizations are reached: that is the Flower grid's.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Message
@@ -21,7 +20,7 @@ from server.members import Members
 from server.observer import Observer
 from server.roster import Roster
 from server.run_directory import RoundLine, RunDirectory
-from server.strategy import LoraAveraging, Outcome
+from server.strategy import LoraAveraging, Outcome, organizations_needed
 
 Evaluator = Callable[[Adapter], dict[str, float]]
 
@@ -49,13 +48,12 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
     done, adapter = directory.latest_checkpoint()
     registered = Members(Path(info.registry)).name_of_node if info.registry and info.authenticated else None
     roster = Roster(grid, registered)
-    wait_for_organizations(roster, plan.federation.min_organizations, plan.federation.round_timeout, observer)
+    wait_for_organizations(roster, organizations_needed(plan), plan.federation.round_timeout, observer)
     if not directory.forget_rounds_after(done):
         line = RoundLine(0, {}, metrics=evaluate(adapter) if evaluate else {})
         directory.append_round(line)
         observer.finished(line)
-    registry = directory.registry
-    strategy = LoraAveraging(plan, info, directory.trained_shapes, roster, registry)
+    strategy = LoraAveraging(directory, roster)
     stated: set[str] = set()
     for number in range(done + 1, plan.training.rounds + 1):
         adapter, line = _run_round(number, adapter, grid, directory, strategy, evaluate, observer)
@@ -86,28 +84,30 @@ def _run_round(
     roster.look()
     asked = list(roster.nodes)
     observer.started(asked, number - 1)
-    requests = list(strategy.configure_train(number, messages.adapter_record(adapter), ConfigRecord(), grid))
-    replies = exchange(
-        grid,
-        roster,
-        dict(zip(asked, requests, strict=True)),
-        federation.round_timeout,
-        enough=federation.min_organizations,
-        on_reply=observer.answered,
-    )
+    messages_out = strategy.configure_train(number, messages.adapter_record(adapter), ConfigRecord(), grid)
+    requests = dict(zip(asked, messages_out, strict=True))
+    bytes_up: dict[str, int] = {}
+
+    def arriving() -> Iterator[Message]:
+        """Each answer is taken in and forgotten before the next one is looked for."""
+        timeout, enough = federation.round_timeout, organizations_needed(directory.plan)
+        for name, reply in exchange(grid, roster, requests, timeout, enough=enough):
+            bytes_up[name] = messages.payload_size(reply.content)
+            observer.answered(name)
+            yield reply
+
+    arrays, _ = strategy.aggregate_train(number, arriving())
     seconds = time.monotonic() - start
-    arrays, _ = strategy.aggregate_train(number, list(replies.values()))
-    strategy.outcome.refused |= {
-        name: f"no answer within {seconds:.0f} seconds" for name in asked if name not in replies
-    }
+    outcome = strategy.outcome
+    outcome.refused |= {name: f"no answer within {seconds:.0f} seconds" for name in asked if name not in bytes_up}
     if arrays is None:
-        raise SottoError(_too_few(number, strategy.outcome, federation.min_organizations))
+        raise SottoError(_too_few(number, outcome))
     adapter = messages.adapter_from_record(arrays, directory.trained_shapes)
     line = RoundLine(
         round=number,
-        organizations={"asked": asked, **asdict(strategy.outcome)},
-        bytes_up=sum(messages.payload_size(reply.content) for reply in replies.values()),
-        bytes_down=sum(messages.payload_size(request.content) for request in requests),
+        organizations={"asked": asked, "answered": outcome.answered, "refused": outcome.refused},
+        bytes_up=sum(bytes_up.values()),
+        bytes_down=sum(messages.payload_size(request.content) for request in requests.values()),
         seconds=round(seconds, 3),
         metrics=evaluate(adapter) if evaluate and directory.plan.is_evaluated_after(number) else {},
     )
@@ -148,7 +148,7 @@ def collect_statements(grid: Grid, directory: RunDirectory, roster: Roster) -> s
     query = messages.pack_query(directory.info.run)
     queries = {name: Message(query, node, messages.STATEMENT, ttl=timeout) for name, node in roster.nodes.items()}
     stated = set()
-    for name, reply in exchange(grid, roster, queries, timeout, enough=0).items():
+    for name, reply in exchange(grid, roster, queries, timeout, enough=0):
         try:
             statement = messages.unpack_statement(reply.content)
         except (Refused, messages.MessageError):
@@ -160,8 +160,8 @@ def collect_statements(grid: Grid, directory: RunDirectory, roster: Roster) -> s
     return stated
 
 
-def _too_few(number: int, outcome: Outcome, needed: int) -> str:
+def _too_few(number: int, outcome: Outcome) -> str:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(outcome.refused.items()))
-    return f"round {number}: {len(outcome.answered)} organizations answered, the plan needs {needed}" + (
+    return f"round {number}: {len(outcome.answered)} organizations answered, the plan needs {outcome.needed}" + (
         f" ({reasons})" if reasons else ""
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,47 +12,68 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from common import messages
-from common.adapter import Adapter, AdapterError, Shapes, check, from_bytes
+from common.adapter import Adapter, AdapterError, check, from_bytes
+from common.aggregation import Aggregation
 from common.errors import Refused
 from common.plan import Plan
 from common.protocol import TrainRequest
-from server.aggregate import add, weighted_mean
-from server.registry import Registry
+from server.aggregate import add
+from server.intake import Intake
+from server.robust import robust_mean, updates_needed
 from server.roster import Roster
-from server.run_directory import RunInfo
+from server.run_directory import RunDirectory
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
 class Outcome:
-    """How a round ended: who answered, and who did not and why."""
+    """How a round ended: who answered, and who did not and why; how many answers it needed."""
 
     answered: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    needed: int = 0
+
+
+def byzantine_left(aggregation: Aggregation, broken: int) -> int:
+    """How many hostile organizations may be left among a round's updates, when so many were found out."""
+    return max(0, (aggregation.byzantine or 0) - broken)
+
+
+def organizations_needed(plan: Plan, broken: int = 0) -> int:
+    """The least number of updates that a round of a plan can be made of.
+
+    Args:
+        plan: of the run.
+        broken: so many organizations sent something that is no honest update.
+    """
+    aggregation = plan.aggregation
+    robust = updates_needed(aggregation.robust, byzantine_left(aggregation, broken))
+    return max(plan.federation.min_organizations, robust)
 
 
 class LoraAveraging(Strategy):
     """Ask every organization; average the updates that pass the screen.
 
     Args:
-        plan: of the run.
-        info: the run's id and the fingerprint of its base model.
-        shapes: the tensors that travel.
+        directory: of the run.
         roster: the organizations and their nodes.
-        registry: knows the ledger heads that they have shown.
 
     Attributes:
         roster: the same.
         outcome: of the round that was aggregated last.
     """
 
-    def __init__(self, plan: Plan, info: RunInfo, shapes: Shapes, roster: Roster, registry: Registry) -> None:
-        self._plan = plan
-        self._run = info.run
-        self._fingerprint = info.fingerprint
-        self._shapes = shapes
+    def __init__(self, directory: RunDirectory, roster: Roster) -> None:
+        self._plan = directory.plan
+        self._run = directory.info.run
+        self._fingerprint = directory.info.fingerprint
+        self._shapes = directory.trained_shapes
+        self._registry = directory.registry
+        self._folder = directory.path / "updates"
         self.roster = roster
-        self._registry = registry
-        self._adapter = b""
+        self._adapter: Adapter = {}
+        self._weights: dict[str, float] = {}
         self.outcome = Outcome()
 
     def configure_train(
@@ -62,8 +84,12 @@ class LoraAveraging(Strategy):
         grid: Grid,
     ) -> Iterable[Message]:
         """The same request for every connected organization, each with its own ledger's newest head."""
-        self._adapter = messages.array_bytes(arrays)
-        request = TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, self._adapter)
+        adapter = messages.array_bytes(arrays)
+        self._adapter = from_bytes(adapter, self._shapes)
+        nodes, described = self.roster.nodes, self.roster.described
+        equal = self._plan.aggregation.weights == "equal"
+        self._weights = {name: 1.0 if equal else float(described[name].public_size) for name in nodes}
+        request = TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, adapter)
         content = messages.pack_train(request)
         ttl = self._plan.federation.round_timeout
         return [
@@ -74,7 +100,7 @@ class LoraAveraging(Strategy):
                 ttl=ttl,
                 group_id=str(server_round),
             )
-            for name, node in self.roster.nodes.items()
+            for name, node in nodes.items()
         ]
 
     def aggregate_train(
@@ -82,37 +108,50 @@ class LoraAveraging(Strategy):
         server_round: int,
         replies: Iterable[Message],
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The adapter after the round; None if fewer answered than the plan needs."""
-        self.outcome = Outcome()
-        updates = self._screen(replies)
-        self.outcome.answered = sorted(updates)
-        if len(updates) < self._plan.federation.min_organizations:
-            return None, None
-        equal = self._plan.aggregation.weights == "equal"
-        # In the order of the names, so that the result does not depend on who answered first.
-        names = self.outcome.answered
-        sizes = [self.roster.described[name].public_size for name in names]
-        mean = weighted_mean([updates[name] for name in names], [1] * len(names) if equal else sizes)
-        adapter = add(from_bytes(self._adapter, self._shapes), mean)
-        return messages.adapter_record(adapter), None
+        """The adapter after the round; None if fewer updates can be averaged than are needed.
 
-    def _screen(self, replies: Iterable[Message]) -> dict[str, Adapter]:
-        """The updates with the exact names, shapes, types and finite values; the others are refused by name."""
-        updates: dict[str, Adapter] = {}
-        adapter = from_bytes(self._adapter, self._shapes)
-        for reply in replies:
-            name = self.roster.name_of(reply.metadata.src_node_id)
-            try:
-                release = messages.unpack_release(reply.content)
-                self._registry.note(name, release.head)
-                update = from_bytes(release.update, self._shapes)
-                # Where each adapter after its own update is finite, so is the one after their mean.
-                with np.errstate(over="ignore"):
-                    check(add(adapter, update), self._shapes)
-                updates[name] = update
-            except (Refused, messages.MessageError, AdapterError) as error:
-                self.outcome.refused[name] = str(error)
-        return updates
+        Args:
+            server_round: its number, from 1.
+            replies: taken in one by one; none is kept.
+        """
+        aggregation = self._plan.aggregation
+        with Intake(self._folder, aggregation, self._weights) as intake:
+            for reply in replies:
+                self._receive(server_round, reply, intake)
+            intake.screen()
+            self.outcome = Outcome(
+                intake.accepted, intake.refused, organizations_needed(self._plan, intake.broken)
+            )
+            if len(intake.accepted) < self.outcome.needed:
+                return None, None
+            update = (
+                intake.mean()
+                if aggregation.robust == "none"
+                else robust_mean(aggregation.robust, intake.updates(), byzantine_left(aggregation, intake.broken))
+            )
+        return messages.adapter_record(add(self._adapter, update)), None
+
+    def _receive(self, server_round: int, reply: Message, intake: Intake) -> None:
+        """Take an update with the exact names, shapes, types and finite values; refuse any other by name."""
+        name = self.roster.name_of(reply.metadata.src_node_id)
+        if name in intake:
+            _log.warning("round %d: %s answered twice; the first answer counts", server_round, name)
+            return
+        try:
+            release = messages.unpack_release(reply.content)
+            self._registry.note(name, release.head)
+            if reply.metadata.group_id != str(server_round):
+                raise messages.MessageError(f"the answer is for another round than {server_round}")
+            update = from_bytes(release.update, self._shapes)
+            # Where each adapter after its own update is finite, so is the one after their mean.
+            with np.errstate(over="ignore"):
+                check(add(self._adapter, update), self._shapes)
+        except Refused as error:
+            intake.refuse(name, str(error), broken=False)
+        except (messages.MessageError, AdapterError) as error:
+            intake.refuse(name, str(error), broken=True)
+        else:
+            intake.take(name, update)
 
     def configure_evaluate(
         self,

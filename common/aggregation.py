@@ -1,0 +1,51 @@
+"""The plan's section on how the updates of a round become one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from common.settings import Section
+
+_MOST_BYZANTINE = 10**6
+
+
+class Aggregation(Section):
+    """How the updates of a round become one."""
+
+    method: Literal["ffa", "fedavg"] = "ffa"
+    """ffa: only B is trained, A stays as drawn and shared, so that averaging is exact (Sun et al. 2024,
+    https://arxiv.org/abs/2403.12313). fedavg: A and B are trained and averaged separately."""
+    weights: Literal["equal", "public-size"] = "equal"
+    """Equal weights carry the least noise; public-size weighs by the published sizes."""
+    screen: bool = True
+    """Refuse an update whose norm is above 5 times the median of the round's. Names, shapes, types and finite
+    values are checked in any case."""
+    max_update_norm: float | None = Field(default=None, gt=0, examples=[1.0])
+    """Scale an update whose L2 norm is larger down to it."""
+    robust: Literal["none", "median", "trimmed-mean", "multi-krum"] = "none"
+    """What takes the place of the mean, against hostile organizations. median, trimmed-mean: of each coordinate
+    (Yin et al. 2018, https://arxiv.org/abs/1803.01498). multi-krum: the mean of the updates that lie closest to
+    their neighbours (Blanchard et al. 2017, https://arxiv.org/abs/1703.02757)."""
+    byzantine: Annotated[int, Field(ge=1, le=_MOST_BYZANTINE)] | None = Field(default=None, examples=[1])
+    """With `robust`, and only then: how many of a round's organizations may be hostile or broken. Those whose
+    update was refused count."""
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether updates can be folded into a running mean, without ever holding all of them."""
+        return self.robust == "none"
+
+    @model_validator(mode="after")
+    def _robust_has_what_it_needs(self) -> Aggregation:
+        if self.robust == "none":
+            if self.byzantine is not None:
+                raise ValueError(f'byzantine = {self.byzantine} needs robust = "median", for instance')
+            return self
+        if self.byzantine is None:
+            raise ValueError(f'byzantine is missing: robust = "{self.robust}" needs it, 1 or more')
+        if self.weights != "equal":
+            # A hostile organization could publish any size.
+            raise ValueError(f'weights = "{self.weights}": robust = "{self.robust}" needs "equal"')
+        return self
