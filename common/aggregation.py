@@ -31,11 +31,38 @@ class Aggregation(Section):
     byzantine: Annotated[int, Field(ge=1, le=_MOST_BYZANTINE)] | None = Field(default=None, examples=[1])
     """With `robust`, and only then: how many of a round's organizations may be hostile or broken. Those whose
     update was refused count."""
+    server_optimizer: Literal["none", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = "none"
+    """What the server does with the update of a round, as if it were a gradient. none: adds it. fedavgm: with
+    momentum (Hsu et al. 2019, https://arxiv.org/abs/1909.06335). The others adapt the step of each coordinate
+    (Reddi et al. 2021, https://arxiv.org/abs/2003.00295)."""
+    server_learning_rate: float | None = Field(default=None, gt=0, examples=[0.01])
+    """Of the server's optimizer. fedavgm: 1 if it is missing. The adaptive ones need it: it is about how far a
+    coordinate moves in a round."""
+    server_momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of the server's optimizer; β₁ of the adaptive ones."""
+    server_beta2: float = Field(default=0.99, ge=0, lt=1)
+    """β₂ of fedadam and fedyogi."""
+    tau: float = Field(default=1e-3, gt=0)
+    """τ of the adaptive ones: coordinates whose updates are far smaller move in proportion to them."""
+    average: float | None = Field(default=None, gt=0, lt=1, examples=[0.9])
+    """β of an exponential moving average of the adapters, which is evaluated and released in place of the last one
+    (De et al. 2022, https://arxiv.org/abs/2204.13650). It costs no ε. Training goes on from the last one."""
 
     @property
     def is_mean(self) -> bool:
         """Whether updates can be folded into a running mean, without ever holding all of them."""
         return self.robust == "none"
+
+    @model_validator(mode="after")
+    def _adaptive_optimizers_have_a_rate(self) -> Aggregation:
+        if self.server_optimizer == "none" and self.server_learning_rate is not None:
+            raise ValueError(f"server_learning_rate = {self.server_learning_rate} needs a server_optimizer")
+        if self.server_optimizer not in ("none", "fedavgm") and self.server_learning_rate is None:
+            raise ValueError(
+                f'server_learning_rate is missing: server_optimizer = "{self.server_optimizer}" needs it, for '
+                "instance 0.01"
+            )
+        return self
 
     @model_validator(mode="after")
     def _robust_has_what_it_needs(self) -> Aggregation:

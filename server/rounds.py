@@ -39,53 +39,52 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
         observer: told of the progress.
 
     Returns:
-        The adapter after the last round.
+        The adapter that is released after the last round.
 
     Raises:
         SottoError: too few organizations are there or answered; the run can be resumed.
     """
     plan, info = directory.plan, directory.info
-    done, adapter = directory.latest_checkpoint()
+    done, state = directory.latest_state()
     registered = Members(Path(info.registry)).name_of_node if info.registry and info.authenticated else None
     roster = Roster(grid, registered)
     wait_for_organizations(roster, organizations_needed(plan), plan.federation.round_timeout, observer)
     if not directory.forget_rounds_after(done):
-        line = RoundLine(0, {}, metrics=evaluate(adapter) if evaluate else {})
+        line = RoundLine(0, {}, metrics=evaluate(state.released) if evaluate else {})
         directory.append_round(line)
         observer.finished(line)
-    strategy = LoraAveraging(directory, roster)
+    strategy = LoraAveraging(directory, roster, state)
     stated: set[str] = set()
     for number in range(done + 1, plan.training.rounds + 1):
-        adapter, line = _run_round(number, adapter, grid, directory, strategy, evaluate, observer)
+        line = _run_round(number, grid, directory, strategy, evaluate, observer)
         directory.append_round(line)
         # The checkpoint comes last: it is what makes the round count when the run is resumed.
-        directory.write_checkpoint(number, adapter)
+        directory.write_checkpoint(number, strategy.state)
         observer.finished(line)
         if info.private and not stated.issuperset(strategy.outcome.answered):
             # The whole run is charged by now: what it cost is known even if it never ends.
             stated |= collect_statements(grid, directory, roster)
     if info.private:
         collect_statements(grid, directory, roster)
-    return adapter
+    return strategy.state.released
 
 
 def _run_round(
     number: int,
-    adapter: Adapter,
     grid: Grid,
     directory: RunDirectory,
     strategy: LoraAveraging,
     evaluate: Evaluator | None,
     observer: Observer,
-) -> tuple[Adapter, RoundLine]:
-    """The adapter after one more round, and what `rounds.jsonl` says of it."""
+) -> RoundLine:
+    """One more round of the strategy's; what `rounds.jsonl` says of it."""
     federation, roster = directory.plan.federation, strategy.roster
     start = time.monotonic()
     roster.look()
     asked = list(roster.nodes)
     observer.started(asked, number - 1)
-    messages_out = strategy.configure_train(number, messages.adapter_record(adapter), ConfigRecord(), grid)
-    requests = dict(zip(asked, messages_out, strict=True))
+    arrays = messages.adapter_record(strategy.state.adapter)
+    requests = dict(zip(asked, strategy.configure_train(number, arrays, ConfigRecord(), grid), strict=True))
     bytes_up: dict[str, int] = {}
 
     def arriving() -> Iterator[Message]:
@@ -96,22 +95,22 @@ def _run_round(
             observer.answered(name)
             yield reply
 
-    arrays, _ = strategy.aggregate_train(number, arriving())
+    aggregated, _ = strategy.aggregate_train(number, arriving())
     seconds = time.monotonic() - start
     outcome = strategy.outcome
     outcome.refused |= {name: f"no answer within {seconds:.0f} seconds" for name in asked if name not in bytes_up}
-    if arrays is None:
+    if aggregated is None:
         raise SottoError(_too_few(number, outcome))
-    adapter = messages.adapter_from_record(arrays, directory.trained_shapes)
-    line = RoundLine(
+    return RoundLine(
         round=number,
         organizations={"asked": asked, "answered": outcome.answered, "refused": outcome.refused},
         bytes_up=sum(bytes_up.values()),
         bytes_down=sum(messages.payload_size(request.content) for request in requests.values()),
         seconds=round(seconds, 3),
-        metrics=evaluate(adapter) if evaluate and directory.plan.is_evaluated_after(number) else {},
+        metrics=evaluate(strategy.state.released)
+        if evaluate and directory.plan.is_evaluated_after(number)
+        else {},
     )
-    return adapter, line
 
 
 def wait_for_organizations(roster: Roster, needed: int, timeout: float, observer: Observer) -> None:

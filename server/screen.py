@@ -14,10 +14,10 @@ import numpy as np
 from common.adapter import Adapter
 from server.aggregate import norm
 
-# Honest norms differ. With AdamW a step is about as long for everybody, whatever the noise. With sgd an update is as
-# long as its noise, whose multiplier at ε = 8 differs threefold between public sizes that differ tenfold; at ε = 1
-# sevenfold: such a plan may turn the screen off. Without privacy norms follow the records. Five is above the usual.
-# Below it a hostile update still weighs as much as five honest ones: that is what `robust` is for.
+# Honest norms differ. With AdamW a step is about as long for everybody, whatever the noise. With sgd an update is
+# as long as its noise, whose multiplier at ε = 8 differs threefold between public sizes that differ tenfold; at
+# ε = 1 sevenfold: such a plan may turn the screen off. Without privacy norms follow the records. Five is above
+# what is usual. Below it a hostile update still weighs as much as five honest ones: for that there is `robust`.
 NORM_FACTOR = 5.0
 
 

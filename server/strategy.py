@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -12,13 +12,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from common import messages
-from common.adapter import Adapter, AdapterError, check, from_bytes
+from common.adapter import AdapterError, check, from_bytes
 from common.aggregation import Aggregation
-from common.errors import Refused
+from common.errors import Refused, SottoError
 from common.plan import Plan
 from common.protocol import TrainRequest
 from server.aggregate import add
 from server.intake import Intake
+from server.optimizers import ServerState, step
 from server.robust import robust_mean, updates_needed
 from server.roster import Roster
 from server.run_directory import RunDirectory
@@ -52,19 +53,33 @@ def organizations_needed(plan: Plan, broken: int = 0) -> int:
     return max(plan.federation.min_organizations, robust)
 
 
+def _finite(state: ServerState, round_number: int) -> ServerState:
+    """The state after a round. Each update was finite: what is not is the optimizer's doing.
+
+    Raises:
+        SottoError: it is not finite.
+    """
+    parts = (state.adapter, state.momentum, state.variance, state.average)
+    if all(np.isfinite(tensor).all() for part in parts for tensor in part.values()):
+        return state
+    raise SottoError(f"round {round_number}: the server's optimizer left numbers that are not finite")
+
+
 class LoraAveraging(Strategy):
     """Ask every organization; average the updates that pass the screen.
 
     Args:
         directory: of the run.
         roster: the organizations and their nodes.
+        state: what the server knows after the last round.
 
     Attributes:
         roster: the same.
+        state: after the round that was aggregated last.
         outcome: of the round that was aggregated last.
     """
 
-    def __init__(self, directory: RunDirectory, roster: Roster) -> None:
+    def __init__(self, directory: RunDirectory, roster: Roster, state: ServerState) -> None:
         self._plan = directory.plan
         self._run = directory.info.run
         self._fingerprint = directory.info.fingerprint
@@ -72,7 +87,7 @@ class LoraAveraging(Strategy):
         self._registry = directory.registry
         self._folder = directory.path / "updates"
         self.roster = roster
-        self._adapter: Adapter = {}
+        self.state = state
         self._weights: dict[str, float] = {}
         self.outcome = Outcome()
 
@@ -85,7 +100,7 @@ class LoraAveraging(Strategy):
     ) -> Iterable[Message]:
         """The same request for every connected organization, each with its own ledger's newest head."""
         adapter = messages.array_bytes(arrays)
-        self._adapter = from_bytes(adapter, self._shapes)
+        self.state = replace(self.state, adapter=messages.adapter_from_record(arrays, self._shapes))
         nodes, described = self.roster.nodes, self.roster.described
         equal = self._plan.aggregation.weights == "equal"
         self._weights = {name: 1.0 if equal else float(described[name].public_size) for name in nodes}
@@ -129,7 +144,8 @@ class LoraAveraging(Strategy):
                 if aggregation.robust == "none"
                 else robust_mean(aggregation.robust, intake.updates(), byzantine_left(aggregation, intake.broken))
             )
-        return messages.adapter_record(add(self._adapter, update)), None
+        self.state = _finite(step(self.state, update, aggregation, server_round), server_round)
+        return messages.adapter_record(self.state.adapter), None
 
     def _receive(self, server_round: int, reply: Message, intake: Intake) -> None:
         """Take an update with the exact names, shapes, types and finite values; refuse any other by name."""
@@ -145,7 +161,7 @@ class LoraAveraging(Strategy):
             update = from_bytes(release.update, self._shapes)
             # Where each adapter after its own update is finite, so is the one after their mean.
             with np.errstate(over="ignore"):
-                check(add(self._adapter, update), self._shapes)
+                check(add(self.state.adapter, update), self._shapes)
         except Refused as error:
             intake.refuse(name, str(error), broken=False)
         except (messages.MessageError, AdapterError) as error:

@@ -24,6 +24,7 @@ SMALLEST: dict[str, Any] = {
     "privacy": {"epsilon": 8.0, "delta": 1e-5},
 }
 
+SERVER = {"server_optimizer": "fedavgm", "server_momentum": 0.5, "server_beta2": 0.5, "tau": 0.5}
 # Another value for every field of the agreement that has one.
 OTHER: dict[str, dict[str, Any]] = {
     "model": {"base": "another", "dtype": "bfloat16"},
@@ -42,7 +43,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "gradient_checkpointing": True,
     },
     "federation": {"min_organizations": 3, "round_timeout": 5.0},
-    "aggregation": {"method": "fedavg", "weights": "public-size", "screen": False},
+    "aggregation": {"method": "fedavg", "weights": "public-size", "screen": False, **SERVER},
     "privacy": {"epsilon": 7.0, "delta": 1e-6, "clipping_norm": 0.5},
 }
 # Another unit and another kind need keys more: see `test_a_plan_for_users…` and tests/common/test_section.py.
@@ -256,6 +257,16 @@ ROBUST = {"robust": "multi-krum", "byzantine": 2}
         ({**ROBUST, "weights": "public-size"}, 'weights = "public-size": robust = "multi-krum" needs "equal"'),
         ({"max_update_norm": 0.0}, "max_update_norm = 0.0: it should be greater than 0"),
         ({"max_update_norm": math.nan}, "max_update_norm = nan: it should be a finite number"),
+        ({"server_learning_rate": 0.5}, "server_learning_rate = 0.5 needs a server_optimizer"),
+        (
+            {"server_optimizer": "fedyogi"},
+            'server_learning_rate is missing: server_optimizer = "fedyogi" needs it',
+        ),
+        (
+            {"server_optimizer": "fedavgm", "server_momentum": 1.0},
+            "server_momentum = 1.0: it should be less than 1",
+        ),
+        ({"average": 1.0}, "average = 1.0: it should be less than 1"),
         ({"robust": "krum"}, "robust = 'krum': it should be 'none', 'median', 'trimmed-mean' or 'multi-krum'"),
     ],
 )

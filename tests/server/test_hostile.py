@@ -31,6 +31,7 @@ from server.card import adapter_card
 from server.charts import quality_chart
 from server.grid import BackgroundGrid
 from server.observer import Observer
+from server.optimizers import ServerState
 from server.result import load_result, merge
 from server.roster import Roster
 from server.rounds import run_rounds
@@ -201,7 +202,7 @@ def test_the_reason_of_a_refusal_reaches_no_screen_with_control_characters(tmp_p
     roster = Roster(grid)
     for _ in range(3):
         roster.look()
-    strategy = LoraAveraging(make_run(tmp_path, [], {}), roster)
+    strategy = LoraAveraging(make_run(tmp_path, [], {}), roster, ServerState(filled(0.0)))
     list(strategy.configure_train(1, messages.adapter_record(filled(0.0)), messages.ConfigRecord(), grid))
     strategy.aggregate_train(1, [reply])
     (reason,) = strategy.outcome.refused.values()

@@ -19,6 +19,7 @@ from common.plan import Plan
 from common.protocol import Description, Release, Statement, TrainRequest
 from common.settings import validate
 from server.observer import Observer
+from server.optimizers import ServerState
 from server.roster import Roster
 from server.rounds import run_rounds
 from server.run_directory import RunDirectory, RunInfo
@@ -191,9 +192,8 @@ def asked(tmp_path: Path) -> Iterable[tuple[LoraAveraging, dict[int, Message]]]:
     roster = Roster(grid)
     for _ in range(8):
         roster.look()
-    strategy = LoraAveraging(directory_of(tmp_path / "run"), roster)
-    start = messages.adapter_record({B: np.zeros(SHAPES[B], np.float32)})
-    sent = strategy.configure_train(2, start, ConfigRecord(), grid)
+    strategy = LoraAveraging(directory_of(tmp_path / "run"), roster, ServerState(filled(0.0)))
+    sent = strategy.configure_train(2, messages.adapter_record(filled(0.0)), ConfigRecord(), grid)
     return strategy, {message.metadata.dst_node_id: message for message in sent}
 
 
