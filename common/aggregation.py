@@ -14,9 +14,12 @@ _MOST_BYZANTINE = 10**6
 class Aggregation(Section):
     """How the updates of a round become one."""
 
-    method: Literal["ffa", "fedavg"] = "ffa"
+    method: Literal["ffa", "fedavg", "svd", "stack"] = "ffa"
     """ffa: only B is trained, A stays as drawn and shared, so that averaging is exact (Sun et al. 2024,
-    https://arxiv.org/abs/2403.12313). fedavg: A and B are trained and averaged separately."""
+    https://arxiv.org/abs/2403.12313). fedavg: A and B are trained and averaged separately. svd, stack: A and B are
+    trained, the products B·A are averaged and cut to the rank by SVD (Bai et al. 2024,
+    https://arxiv.org/abs/2402.11505; Wang et al. 2024, https://arxiv.org/abs/2409.05976); at one rank for all, the
+    two are the same. See docs/aggregation.md."""
     weights: Literal["equal", "public-size"] = "equal"
     """Equal weights carry the least noise; public-size weighs by the published sizes."""
     screen: bool = True
@@ -51,7 +54,26 @@ class Aggregation(Section):
     @property
     def is_mean(self) -> bool:
         """Whether updates can be folded into a running mean, without ever holding all of them."""
-        return self.robust == "none"
+        return self.robust == "none" and not self.averages_products
+
+    @property
+    def averages_products(self) -> bool:
+        """Whether the products B·A are averaged, so that A and B are others after each round."""
+        return self.method in ("svd", "stack")
+
+    @model_validator(mode="after")
+    def _products_have_no_coordinates_to_follow(self) -> Aggregation:
+        # SVD turns A and B in every round: no coordinate means what it meant a round ago, or to somebody else.
+        beside = {
+            "robust": self.robust != "none",
+            "server_optimizer": self.server_optimizer != "none",
+            "average": self.average is not None,
+        }
+        for name, is_set in beside.items():
+            if is_set and self.averages_products:
+                value = getattr(self, name)
+                raise ValueError(f'{name} = {value!r} needs method = "ffa" or "fedavg"; it is "{self.method}"')
+        return self
 
     @model_validator(mode="after")
     def _adaptive_optimizers_have_a_rate(self) -> Aggregation:

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from common import messages
-from common.adapter import AdapterError, check, from_bytes
+from common.adapter import AdapterError, check, from_bytes, initial
 from common.aggregation import Aggregation
 from common.errors import Refused, SottoError
 from common.plan import Plan
@@ -20,6 +20,7 @@ from common.protocol import TrainRequest
 from server.aggregate import add
 from server.intake import Intake
 from server.optimizers import ServerState, step
+from server.products import mean_of_products
 from server.robust import robust_mean, updates_needed
 from server.roster import Roster
 from server.run_directory import RunDirectory
@@ -129,8 +130,7 @@ class LoraAveraging(Strategy):
             server_round: its number, from 1.
             replies: taken in one by one; none is kept.
         """
-        aggregation = self._plan.aggregation
-        with Intake(self._folder, aggregation, self._weights) as intake:
+        with Intake(self._folder, self._plan.aggregation, self._weights) as intake:
             for reply in replies:
                 self._receive(server_round, reply, intake)
             intake.screen()
@@ -139,13 +139,22 @@ class LoraAveraging(Strategy):
             )
             if len(intake.accepted) < self.outcome.needed:
                 return None, None
-            update = (
-                intake.mean()
-                if aggregation.robust == "none"
-                else robust_mean(aggregation.robust, intake.updates(), byzantine_left(aggregation, intake.broken))
-            )
-        self.state = _finite(step(self.state, update, aggregation, server_round), server_round)
+            self.state = _finite(self._next_state(server_round, intake), server_round)
         return messages.adapter_record(self.state.adapter), None
+
+    def _next_state(self, server_round: int, intake: Intake) -> ServerState:
+        """What the plan's aggregation makes of the accepted updates."""
+        aggregation = self._plan.aggregation
+        if aggregation.averages_products:
+            weights = [self._weights[name] for name in intake.accepted]
+            fresh = initial(self._shapes, self._plan.lora.seed)
+            return ServerState(mean_of_products(self.state.adapter, intake.updates(), weights, fresh))
+        if aggregation.robust == "none":
+            update = intake.mean()
+        else:
+            left = byzantine_left(aggregation, intake.broken)
+            update = robust_mean(aggregation.robust, intake.updates(), left)
+        return step(self.state, update, aggregation, server_round)
 
     def _receive(self, server_round: int, reply: Message, intake: Intake) -> None:
         """Take an update with the exact names, shapes, types and finite values; refuse any other by name."""

@@ -257,6 +257,9 @@ ROBUST = {"robust": "multi-krum", "byzantine": 2}
         ({**ROBUST, "weights": "public-size"}, 'weights = "public-size": robust = "multi-krum" needs "equal"'),
         ({"max_update_norm": 0.0}, "max_update_norm = 0.0: it should be greater than 0"),
         ({"max_update_norm": math.nan}, "max_update_norm = nan: it should be a finite number"),
+        ({"method": "svd", **ROBUST}, 'robust = \'multi-krum\' needs method = "ffa" or "fedavg"; it is "svd"'),
+        ({"method": "stack", "average": 0.5}, 'average = 0.5 needs method = "ffa" or "fedavg"; it is "stack"'),
+        ({"method": "svd", "server_optimizer": "fedavgm"}, "server_optimizer = 'fedavgm' needs method"),
         ({"server_learning_rate": 0.5}, "server_learning_rate = 0.5 needs a server_optimizer"),
         (
             {"server_optimizer": "fedyogi"},

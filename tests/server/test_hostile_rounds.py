@@ -13,7 +13,7 @@ import pytest
 from flwr.app import ConfigRecord, Message
 
 from common import messages
-from common.adapter import Adapter, Shapes, from_bytes, to_bytes
+from common.adapter import Adapter, Shapes, from_bytes, initial, to_bytes
 from common.errors import Refused, SottoError
 from common.plan import Plan
 from common.protocol import Description, Release, Statement, TrainRequest
@@ -138,6 +138,26 @@ def test_who_is_refused_and_why_stands_in_the_lines_of_the_rounds(tmp_path: Path
     assert len(directory.rounds()) == 4
     nans = run(tmp_path / "nan", nan, screen=False)
     assert "not finite" in nans.rounds()[1].organizations["refused"]["org-0"]
+
+
+@pytest.mark.parametrize("method", ["svd", "stack"])
+def test_rounds_that_average_products_need_no_full_mean(method: str, tmp_path: Path) -> None:
+    """A trained A of each organization: after a round the server's product is the mean of theirs."""
+
+    def both(name: str, number: int) -> Adapter:
+        random = np.random.default_rng([NAMES.index(name), number])
+        return {key: random.normal(0, 0.1, shape).astype(np.float32) for key, shape in SHAPES.items()}
+
+    plan = plan_of(aggregation={"method": method, "screen": False}, training={"rounds": 1, "batch_size": 8})
+    info = RunInfo("test-2026-11-22-1a2b3c4d", plan.digest(), "base", "cd" * 32, dict(SHAPES), private=True)
+    start = initial(SHAPES, plan.lora.seed)
+    directory = RunDirectory.create(tmp_path / "run", info, plan, start)
+    everybody = {place: Organization(name, both) for place, name in enumerate(NAMES, start=1)}
+    after = run_rounds(LocalGrid(everybody), directory, None, Observer())
+    updates = [both(name, 1) for name in NAMES]
+    wanted = sum((start[B] + update[B]) @ (start[A] + update[A]).astype(float) for update in updates) / 7
+    u, weights, v = np.linalg.svd(wanted)
+    np.testing.assert_allclose(after[B] @ after[A], (u[:, :4] * weights[:4]) @ v[:4], atol=1e-5)
 
 
 # Nothing to average
