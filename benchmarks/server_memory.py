@@ -3,9 +3,9 @@
     python benchmarks/server_memory.py [--senders N …] [--megabytes N] [--no-screen] [--folder DIR]
 
 Each number of senders is a process of its own, which runs one round through the round loop of a real run. What is
-printed is the largest resident set that the system saw. Senders make up their update when they are asked for it, so
-that none of theirs is kept; one of them at a time is part of what is measured, in every row alike. With the screen,
-which is the default of a plan, all updates of a round wait on disk: 1,000 of 50 MB need 50 GB in DIR, which are
+printed is the largest resident set that the system saw. Senders make up their update when they are asked for it,
+so that none of theirs is kept; one of them at a time is part of what is measured, in every row alike. With the
+screen, the default of a plan, all updates of a round wait on disk: 1,000 of 50 MB need 50 GB in DIR, which are
 removed at the end. Without it an update is folded in and dropped as soon as it is there.
 """
 
