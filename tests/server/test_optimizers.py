@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.adapter import Adapter, to_bytes
+from common.adapter import Adapter, from_bytes, to_bytes
 from common.aggregation import Aggregation
 from server.optimizers import ServerState, averaged, begin, step
 
@@ -98,22 +98,30 @@ def test_fedavgm_is_sgd_with_momentum_on_the_negated_update(
 
 def test_without_an_optimizer_the_update_is_added_and_nothing_is_kept() -> None:
     found = after(scalar(1.0), [scalar(0.5), scalar(0.25)], aggregation())
-    assert found == ServerState(scalar(1.75)) or found.adapter[B].tolist() == [[1.75]]
+    assert found.adapter[B].tolist() == [[1.75]]
     assert found.momentum == found.variance == found.average == {}
     assert found.released is found.adapter
 
 
-def test_states_are_left_as_they_were_and_a_stored_state_goes_on_to_the_same_bits() -> None:
-    """What is between two rounds is float32, as it is stored: nothing is lost on disk."""
+@pytest.mark.parametrize("name", ["fedavgm", *ADAPTIVE])
+def test_a_state_that_was_stored_goes_on_to_the_same_bits(name: str) -> None:
+    """What lies between two rounds is float32, as it is stored: nothing is lost on disk."""
     random = np.random.default_rng(3)
     updates = [{A: random.normal(size=(3, 5)).astype(np.float32)} for _ in range(4)]
-    section = aggregation(server_optimizer="fedadam", server_learning_rate=0.1, average=0.9)
-    state = begin({A: np.zeros((3, 5), np.float32)}, section)
-    before = to_bytes(state.adapter)
-    whole = after(state.adapter, updates, section)
-    assert to_bytes(state.adapter) == before
-    for part in (whole.adapter, whole.momentum, whole.variance, whole.average):
-        assert part[A].dtype == np.float32
+    section = aggregation(server_optimizer=name, server_learning_rate=0.1, average=0.9)
+    begun = begin({A: np.zeros((3, 5), np.float32)}, section)
+    whole = resumed = begun
+    for number, update in enumerate(updates, start=1):
+        whole = step(whole, update, section, number)
+        resumed = step(resumed, update, section, number)
+        parts = (resumed.adapter, resumed.momentum, resumed.variance, resumed.average)
+        shapes = [{key: tensor.shape for key, tensor in part.items()} for part in parts]
+        resumed = ServerState(
+            *(from_bytes(to_bytes(part), shape) for part, shape in zip(parts, shapes, strict=True))
+        )
+    for part in ("adapter", "momentum", "variance", "average"):
+        assert to_bytes(getattr(whole, part)) == to_bytes(getattr(resumed, part)), part
+    assert not begun.adapter[A].any(), "a state is left as it was"
 
 
 def test_the_average_forgets_the_beginning_soon_and_then_decays() -> None:
