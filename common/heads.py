@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -73,7 +74,8 @@ class HeadedModel(torch.nn.Module):
             return last
         below = outputs.hidden_states[-self.layers : -1] if self.layers > 1 else ()
         pooled = [_pooled(hidden.float(), inputs["attention_mask"], self.pooling) for hidden in (*below, last)]
-        return torch.cat([F.normalize(vector, dim=-1) for vector in pooled], dim=-1) / self.layers**0.5
+        vectors = torch.cat([F.normalize(vector, dim=-1) for vector in pooled], dim=-1)
+        return vectors / math.sqrt(self.layers)
 
 
 def _pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, model_validator
 
+from common.aggregation import Aggregation
 from common.errors import InputError
 from common.settings import Section, SettingsFile, validate
 from common.tasks.section import TaskSection
@@ -131,16 +132,6 @@ class Federation(Section):
     """A round counts only if at least so many answered."""
     round_timeout: float = Field(default=600.0, gt=0)
     """Seconds to wait for the answers of a round."""
-
-
-class Aggregation(Section):
-    """How the updates of a round become one."""
-
-    method: Literal["ffa", "fedavg"] = "ffa"
-    """ffa: only B is trained, A stays as drawn and shared, so that averaging is exact (Sun et al. 2024,
-    https://arxiv.org/abs/2403.12313). fedavg: A and B are trained and averaged separately."""
-    weights: Literal["equal", "public-size"] = "equal"
-    """Equal weights carry the least noise; public-size weighs by the published sizes."""
 
 
 class Privacy(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from flwr.app import Message
@@ -77,9 +77,8 @@ def exchange(
     timeout: float,
     *,
     enough: int,
-    on_reply: Callable[[str], None] = lambda _: None,
-) -> dict[str, Message]:
-    """Send each organization its message and wait for the answers.
+) -> Iterator[tuple[str, Message]]:
+    """Send each organization its message and wait for the answers: each is given on as it arrives, and not kept.
 
     What Flower could not deliver, because a relay died for instance, is sent again, also to the node as which
     an organization comes back: the same request costs nothing twice. (Flower's own `send_and_receive` looks for
@@ -91,14 +90,13 @@ def exchange(
         requests: organization → its message.
         timeout: seconds to wait at most.
         enough: when so many have answered, those whose connection was lost are not waited for to the end.
-        on_reply: told who answered.
 
-    Returns:
-        Organization → its reply, of those that answered.
+    Yields:
+        An organization and its reply, once for each that answers.
     """
     deadline = time.monotonic() + timeout
     waiting: dict[str, _Waiting] = {}
-    replies: dict[str, Message] = {}
+    answered = 0
     for name, identity in zip(requests, grid.push_messages(list(requests.values())), strict=True):
         # Flower gives no id for a message that it cannot take, as to a node that has just left.
         node = requests[name].metadata.dst_node_id
@@ -110,16 +108,15 @@ def exchange(
             if reply is None:
                 continue
             arrived = True
-            replies[name] = reply
+            answered += 1
             del waiting[name]
-            on_reply(name)
+            yield name, reply
         if not arrived:
             roster.look()
             _resend(grid, roster, waiting, deadline)
-            if len(replies) >= enough and all(item.is_gone for item in waiting.values()):
+            if answered >= enough and all(item.is_gone for item in waiting.values()):
                 break
             time.sleep(_POLL_SECONDS)
-    return replies
 
 
 def _pull(grid: Grid, item: _Waiting) -> Message | None:

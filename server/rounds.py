@@ -6,8 +6,8 @@ It knows nothing of how organizations are reached: that is the Flower grid's.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Message
@@ -23,7 +23,7 @@ from server.observer import Observer
 from server.roster import Roster
 from server.run_directory import RoundLine, RunDirectory
 from server.stopping import is_over, result_line
-from server.strategy import LoraAveraging, Outcome
+from server.strategy import LoraAveraging, Outcome, organizations_needed
 
 Evaluator = Callable[[Adapter], Evaluation]
 
@@ -42,38 +42,37 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
         observer: told of the progress.
 
     Returns:
-        The adapter after the last round; with `evaluation.patience`, that of the best evaluation.
+        The adapter that is released after the last round; with `evaluation.patience`, that of the best evaluation.
 
     Raises:
         SottoError: too few organizations are there or answered; the run can be resumed.
     """
     plan, info = directory.plan, directory.info
-    done, adapter = directory.latest_checkpoint()
+    done, state = directory.latest_state()
     registered = Members(Path(info.registry)).name_of_node if info.registry and info.authenticated else None
     roster = Roster(grid, registered)
-    wait_for_organizations(roster, plan.federation.min_organizations, plan.federation.round_timeout, observer)
+    wait_for_organizations(roster, organizations_needed(plan), plan.federation.round_timeout, observer)
     lines = directory.forget_rounds_after(done)
     if not lines:
-        found = evaluate(adapter) if evaluate else Evaluation()
+        found = evaluate(state.released) if evaluate else Evaluation()
         lines.append(RoundLine(0, {}, metrics=found.metrics))
         write_evaluation(directory, 0, found)
         directory.append_round(lines[-1])
         observer.finished(lines[-1])
-    registry = directory.registry
-    strategy = LoraAveraging(plan, info, directory.trained_shapes, roster, registry)
+    strategy = LoraAveraging(directory, roster, state)
     stated: set[str] = set()
     for number in range(done + 1, plan.training.rounds + 1):
         if is_over(plan, lines):
             break
-        adapter, line = _run_round(number, adapter, grid, directory, strategy, observer)
+        line = _run_round(number, grid, directory, strategy, observer)
         is_due = evaluate is not None and plan.is_evaluated_after(number)
-        found = evaluate(adapter) if evaluate and is_due else Evaluation()
+        found = evaluate(strategy.state.released) if evaluate and is_due else Evaluation()
         lines.append(replace(line, metrics=found.metrics))
         if result_line(plan, lines) is lines[-1]:
             write_evaluation(directory, number, found)
         directory.append_round(lines[-1])
         # The checkpoint comes last: it is what makes the round count when the run is resumed.
-        directory.write_checkpoint(number, adapter)
+        directory.write_checkpoint(number, strategy.state)
         observer.finished(lines[-1])
         if info.private and not stated.issuperset(strategy.outcome.answered):
             # The whole run is charged by now: what it cost is known even if it never ends.
@@ -85,43 +84,42 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
 
 def _run_round(
     number: int,
-    adapter: Adapter,
     grid: Grid,
     directory: RunDirectory,
     strategy: LoraAveraging,
     observer: Observer,
-) -> tuple[Adapter, RoundLine]:
-    """The adapter after one more round, and what `rounds.jsonl` says of it, without metrics."""
+) -> RoundLine:
+    """One more round of the strategy's; what `rounds.jsonl` says of it, without metrics."""
     federation, roster = directory.plan.federation, strategy.roster
     start = time.monotonic()
     roster.look()
     asked = list(roster.nodes)
     observer.started(asked, number - 1)
-    requests = list(strategy.configure_train(number, messages.adapter_record(adapter), ConfigRecord(), grid))
-    replies = exchange(
-        grid,
-        roster,
-        dict(zip(asked, requests, strict=True)),
-        federation.round_timeout,
-        enough=federation.min_organizations,
-        on_reply=observer.answered,
-    )
+    arrays = messages.adapter_record(strategy.state.adapter)
+    requests = dict(zip(asked, strategy.configure_train(number, arrays, ConfigRecord(), grid), strict=True))
+    bytes_up: dict[str, int] = {}
+
+    def arriving() -> Iterator[Message]:
+        """Each answer is taken in and forgotten before the next one is looked for."""
+        timeout, enough = federation.round_timeout, organizations_needed(directory.plan)
+        for name, reply in exchange(grid, roster, requests, timeout, enough=enough):
+            bytes_up[name] = messages.payload_size(reply.content)
+            observer.answered(name)
+            yield reply
+
+    aggregated, _ = strategy.aggregate_train(number, arriving())
     seconds = time.monotonic() - start
-    arrays, _ = strategy.aggregate_train(number, list(replies.values()))
-    strategy.outcome.refused |= {
-        name: f"no answer within {seconds:.0f} seconds" for name in asked if name not in replies
-    }
-    if arrays is None:
-        raise SottoError(_too_few(number, strategy.outcome, federation.min_organizations))
-    adapter = messages.adapter_from_record(arrays, directory.trained_shapes)
-    line = RoundLine(
+    outcome = strategy.outcome
+    outcome.refused |= {name: f"no answer within {seconds:.0f} seconds" for name in asked if name not in bytes_up}
+    if aggregated is None:
+        raise SottoError(_too_few(number, outcome))
+    return RoundLine(
         round=number,
-        organizations={"asked": asked, **asdict(strategy.outcome)},
-        bytes_up=sum(messages.payload_size(reply.content) for reply in replies.values()),
-        bytes_down=sum(messages.payload_size(request.content) for request in requests),
+        organizations={"asked": asked, "answered": outcome.answered, "refused": outcome.refused},
+        bytes_up=sum(bytes_up.values()),
+        bytes_down=sum(messages.payload_size(request.content) for request in requests.values()),
         seconds=round(seconds, 3),
     )
-    return adapter, line
 
 
 def wait_for_organizations(roster: Roster, needed: int, timeout: float, observer: Observer) -> None:
@@ -158,7 +156,7 @@ def collect_statements(grid: Grid, directory: RunDirectory, roster: Roster) -> s
     query = messages.pack_query(directory.info.run)
     queries = {name: Message(query, node, messages.STATEMENT, ttl=timeout) for name, node in roster.nodes.items()}
     stated = set()
-    for name, reply in exchange(grid, roster, queries, timeout, enough=0).items():
+    for name, reply in exchange(grid, roster, queries, timeout, enough=0):
         try:
             statement = messages.unpack_statement(reply.content)
         except (Refused, messages.MessageError):
@@ -170,8 +168,8 @@ def collect_statements(grid: Grid, directory: RunDirectory, roster: Roster) -> s
     return stated
 
 
-def _too_few(number: int, outcome: Outcome, needed: int) -> str:
+def _too_few(number: int, outcome: Outcome) -> str:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(outcome.refused.items()))
-    return f"round {number}: {len(outcome.answered)} organizations answered, the plan needs {needed}" + (
+    return f"round {number}: {len(outcome.answered)} organizations answered, the plan needs {outcome.needed}" + (
         f" ({reasons})" if reasons else ""
     )

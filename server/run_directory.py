@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
-import shutil
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,14 +15,16 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, PositiveInt
 
-from common.adapter import Adapter, AdapterError, Shapes, from_bytes, to_bytes, trained
+from common.adapter import Adapter, Shapes, trained
 from common.errors import InputError
 from common.plan import Plan
 from common.protocol import Statement
 from common.settings import Section
 from common.signing import public_line, read_keys
 from common.untrusted import printable, read_json
-from server.files import as_json, read_as, sync_folder, write
+from server import checkpoints
+from server.files import as_json, read_as, write
+from server.optimizers import ServerState, begin
 from server.registry import Registry
 
 # A directory may have come from somebody else: what its files hold is checked like what comes over the network.
@@ -130,7 +130,7 @@ class RunDirectory:
         path.mkdir(parents=True, exist_ok=True)
         directory = cls(path, info, plan)
         write(path / "plan.toml", plan.to_toml().encode())
-        directory.write_checkpoint(0, initial)
+        directory.write_checkpoint(0, begin(initial, plan.aggregation))
         # Last: a directory with run.json is complete enough to be resumed.
         write(path / "run.json", as_json(asdict(info)))
         return directory
@@ -158,37 +158,34 @@ class RunDirectory:
         """The result, in PEFT format."""
         return self.path / "adapter"
 
-    def write_checkpoint(self, number: int, adapter: Adapter) -> None:
-        """Store the adapter after a round, whole or not at all."""
-        final = self.path / "checkpoints" / f"round-{number:04d}"
-        part = final.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write(part / "adapter.safetensors", to_bytes(adapter))
-        write(part / "state.json", as_json({"run": self.info.run, "round": number}))
-        shutil.rmtree(final, ignore_errors=True)
-        part.replace(final)
-        sync_folder(final.parent)
+    def write_checkpoint(self, number: int, state: ServerState) -> None:
+        """Store the state after a round, whole or not at all."""
+        checkpoints.write_checkpoint(self.path / "checkpoints", self.info.run, number, state)
+
+    def latest_state(self) -> tuple[int, ServerState]:
+        """The last round that was completed, and the state after it.
+
+        Raises:
+            InputError: the last checkpoint is not what this run stores.
+        """
+        folder, aggregation = self.path / "checkpoints", self.plan.aggregation
+        return checkpoints.latest_checkpoint(folder, self.info.run, self.trained_shapes, aggregation)
 
     def latest_checkpoint(self) -> tuple[int, Adapter]:
-        """The last round that was completed, and the adapter after it."""
-        found = (self.path / "checkpoints").glob("round-*")
-        numbers = [int(folder.name[6:]) for folder in found if re.fullmatch("round-[0-9]{4,9}", folder.name)]
-        if not numbers:
-            raise InputError(f"{self.path / 'checkpoints'}: holds no checkpoint")
-        return max(numbers), self.checkpoint(max(numbers))
+        """The last round that was completed, and the adapter that is released after it."""
+        number, state = self.latest_state()
+        return number, state.released
 
     def checkpoint(self, number: int) -> Adapter:
-        """The adapter after a round.
+        """The adapter that is released if a round is the result.
 
         Raises:
             InputError: there is none, or it is of other tensors.
         """
-        path = self.path / "checkpoints" / f"round-{number:04d}" / "adapter.safetensors"
-        try:
-            return from_bytes(path.read_bytes(), self.trained_shapes)
-        except (OSError, AdapterError) as error:
-            raise InputError(f"{path}: holds no adapter of this run: {error}") from None
+        folder, aggregation = self.path / "checkpoints", self.plan.aggregation
+        return checkpoints.read_checkpoint(
+            folder, self.info.run, number, self.trained_shapes, aggregation
+        ).released
 
     def rounds(self) -> list[RoundLine]:
         """The lines of `rounds.jsonl`; a last line that was cut off is not counted."""

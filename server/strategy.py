@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -11,50 +12,88 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from common import messages
-from common.adapter import Adapter, AdapterError, Shapes, check, from_bytes, sent, to_wire
-from common.errors import Refused
+from common.adapter import Adapter, AdapterError, check, from_bytes, initial, sent, to_wire
+from common.aggregation import Aggregation
+from common.errors import Refused, SottoError
 from common.plan import Plan
 from common.protocol import TrainRequest
 from common.rounding import PublicUniforms
-from server.aggregate import add, weighted_mean
-from server.registry import Registry
+from server.aggregate import add
+from server.intake import Intake
+from server.optimizers import ServerState, step
+from server.products import mean_of_products
+from server.robust import robust_mean, updates_needed
 from server.roster import Roster
-from server.run_directory import RunInfo
+from server.run_directory import RunDirectory
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
 class Outcome:
-    """How a round ended: who answered, and who did not and why."""
+    """How a round ended: who answered, and who did not and why; how many answers it needed."""
 
     answered: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    needed: int = 0
+
+
+def byzantine_left(aggregation: Aggregation, broken: int) -> int:
+    """How many hostile organizations may be left among a round's updates, when so many were found out."""
+    return max(0, (aggregation.byzantine or 0) - broken)
+
+
+def organizations_needed(plan: Plan, broken: int = 0) -> int:
+    """The least number of updates that a round of a plan can be made of.
+
+    Args:
+        plan: of the run.
+        broken: so many organizations sent something that is no honest update.
+    """
+    aggregation = plan.aggregation
+    robust = updates_needed(aggregation.robust, byzantine_left(aggregation, broken))
+    return max(plan.federation.min_organizations, robust)
+
+
+def _finite(state: ServerState, round_number: int) -> ServerState:
+    """The state after a round. Each update was finite: what is not is the optimizer's doing.
+
+    Raises:
+        SottoError: it is not finite.
+    """
+    parts = (state.adapter, state.momentum, state.variance, state.average)
+    if all(np.isfinite(tensor).all() for part in parts for tensor in part.values()):
+        return state
+    raise SottoError(f"round {round_number}: the server's optimizer left numbers that are not finite")
 
 
 class LoraAveraging(Strategy):
     """Ask every organization; average the updates that pass the screen.
 
     Args:
-        plan: of the run.
-        info: the run's id and the fingerprint of its base model.
-        shapes: the tensors that the plan trains.
+        directory: of the run.
         roster: the organizations and their nodes.
-        registry: knows the ledger heads that they have shown.
+        state: what the server knows after the last round.
 
     Attributes:
         roster: the same.
+        state: after the round that was aggregated last.
         outcome: of the round that was aggregated last.
     """
 
-    def __init__(self, plan: Plan, info: RunInfo, shapes: Shapes, roster: Roster, registry: Registry) -> None:
-        self._plan = plan
-        self._run = info.run
-        self._fingerprint = info.fingerprint
-        self._shapes = shapes
+    def __init__(self, directory: RunDirectory, roster: Roster, state: ServerState) -> None:
+        self._plan = directory.plan
+        self._run = directory.info.run
+        self._fingerprint = directory.info.fingerprint
+        self._shapes = directory.trained_shapes
+        self._registry = directory.registry
+        self._folder = directory.path / "updates"
         self.roster = roster
-        self._registry = registry
-        # The float32 adapter, and the part of it that travels in this round.
-        self._adapter: Adapter = {}
-        self._sent: Adapter = {}
+        self.state = state
+        # What this round's training begins with, and zeros for what it does not change and nobody sends.
+        self._begun: Adapter = {}
+        self._unchanged: Adapter = {}
+        self._weights: dict[str, float] = {}
         self.outcome = Outcome()
 
     def configure_train(
@@ -69,11 +108,16 @@ class LoraAveraging(Strategy):
         The rounding follows from run and round alone: asked again, also by a run that was resumed, the request is
         the same to the last byte, and costs nobody anything.
         """
-        self._adapter = messages.adapter_from_record(arrays, self._shapes)
-        names = sent(self._shapes, head_only=self._plan.training.is_head_alone(server_round))
-        self._sent = {name: self._adapter[name] for name in names}
-        rounding = PublicUniforms("adapter", self._run, server_round)
-        data = to_wire(self._sent, self._plan.wire.adapter, rounding)
+        adapter = messages.adapter_from_record(arrays, self._shapes)
+        self.state = replace(self.state, adapter=adapter)
+        shapes = self._sent_shapes(server_round)
+        self._unchanged = {name: np.zeros_like(adapter[name]) for name in self._shapes.keys() - shapes.keys()}
+        rounding, number_format = PublicUniforms("adapter", self._run, server_round), self._plan.wire.adapter
+        data = to_wire({name: adapter[name] for name in shapes}, number_format, rounding)
+        self._begun = {**adapter, **from_bytes(data, shapes, number_format)}
+        nodes, described = self.roster.nodes, self.roster.described
+        equal = self._plan.aggregation.weights == "equal"
+        self._weights = {name: 1.0 if equal else float(described[name].public_size) for name in nodes}
         request = TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, data)
         content = messages.pack_train(request)
         ttl = self._plan.federation.round_timeout
@@ -85,7 +129,7 @@ class LoraAveraging(Strategy):
                 ttl=ttl,
                 group_id=str(server_round),
             )
-            for name, node in self.roster.nodes.items()
+            for name, node in nodes.items()
         ]
 
     def aggregate_train(
@@ -93,38 +137,66 @@ class LoraAveraging(Strategy):
         server_round: int,
         replies: Iterable[Message],
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The adapter after the round; None if fewer answered than the plan needs."""
-        self.outcome = Outcome()
-        updates = self._screen(replies)
-        self.outcome.answered = sorted(updates)
-        if len(updates) < self._plan.federation.min_organizations:
-            return None, None
-        equal = self._plan.aggregation.weights == "equal"
-        # In the order of the names, so that the result does not depend on who answered first.
-        names = self.outcome.answered
-        sizes = [self.roster.described[name].public_size for name in names]
-        mean = weighted_mean([updates[name] for name in names], [1] * len(names) if equal else sizes)
+        """The adapter after the round; None if fewer updates can be averaged than are needed.
+
+        Args:
+            server_round: its number, from 1.
+            replies: taken in one by one; none is kept.
+        """
+        with Intake(self._folder, self._plan.aggregation, self._weights) as intake:
+            for reply in replies:
+                self._receive(server_round, reply, intake)
+            intake.screen()
+            self.outcome = Outcome(
+                intake.accepted, intake.refused, organizations_needed(self._plan, intake.broken)
+            )
+            if len(intake.accepted) < self.outcome.needed:
+                return None, None
+            self.state = _finite(self._next_state(server_round, intake), server_round)
+        return messages.adapter_record(self.state.adapter), None
+
+    def _next_state(self, server_round: int, intake: Intake) -> ServerState:
+        """What the plan's aggregation makes of the accepted updates."""
+        aggregation = self._plan.aggregation
+        if aggregation.averages_products:
+            weights = [self._weights[name] for name in intake.accepted]
+            fresh = initial(self._shapes, self._plan.lora.seed)
+            # Products are of what the organizations began with, after any rounding on the way.
+            return ServerState(mean_of_products(self._begun, intake.updates(), weights, fresh))
+        if aggregation.robust == "none":
+            update = intake.mean()
+        else:
+            left = byzantine_left(aggregation, intake.broken)
+            update = robust_mean(aggregation.robust, intake.updates(), left)
         # To what is kept in float32, not to what was sent: that was right on average, and errors of the rounding
         # would add up from round to round.
-        return messages.adapter_record({**self._adapter, **add(self._sent, mean)}), None
+        return step(self.state, update, aggregation, server_round)
 
-    def _screen(self, replies: Iterable[Message]) -> dict[str, Adapter]:
-        """The updates with the exact names, shapes, types and finite values; the others are refused by name."""
-        updates: dict[str, Adapter] = {}
-        shapes = {name: tensor.shape for name, tensor in self._sent.items()}
-        for reply in replies:
-            name = self.roster.name_of(reply.metadata.src_node_id)
-            try:
-                release = messages.unpack_release(reply.content)
-                self._registry.note(name, release.head)
-                update = from_bytes(release.update, shapes, self._plan.wire.update)
-                # Where each adapter after its own update is finite, so is the one after their mean.
-                with np.errstate(over="ignore"):
-                    check(add(self._sent, update), shapes)
-                updates[name] = update
-            except (Refused, messages.MessageError, AdapterError) as error:
-                self.outcome.refused[name] = str(error)
-        return updates
+    def _sent_shapes(self, server_round: int) -> dict[str, tuple[int, ...]]:
+        return sent(self._shapes, head_only=self._plan.training.is_head_alone(server_round))
+
+    def _receive(self, server_round: int, reply: Message, intake: Intake) -> None:
+        """Take an update with the exact names, shapes, types and finite values; refuse any other by name."""
+        name = self.roster.name_of(reply.metadata.src_node_id)
+        if name in intake:
+            _log.warning("round %d: %s answered twice; the first answer counts", server_round, name)
+            return
+        try:
+            release = messages.unpack_release(reply.content)
+            self._registry.note(name, release.head)
+            if reply.metadata.group_id != str(server_round):
+                raise messages.MessageError(f"the answer is for another round than {server_round}")
+            shapes = self._sent_shapes(server_round)
+            update = {**self._unchanged, **from_bytes(release.update, shapes, self._plan.wire.update)}
+            # Where each adapter after its own update is finite, so is the one after their mean.
+            with np.errstate(over="ignore"):
+                check(add(self.state.adapter, update), self._shapes)
+        except Refused as error:
+            intake.refuse(name, str(error), broken=False)
+        except (messages.MessageError, AdapterError) as error:
+            intake.refuse(name, str(error), broken=True)
+        else:
+            intake.take(name, update)
 
     def configure_evaluate(
         self,

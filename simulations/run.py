@@ -33,6 +33,7 @@ from server.observer import Observer, Observers
 from server.result import write_result
 from server.rounds import run_rounds
 from server.run_directory import RunDirectory
+from server.strategy import organizations_needed
 from server.tensorboard import TensorBoard
 from simulations.entropy import SeededEntropy
 from simulations.grid import LocalGrid
@@ -94,11 +95,7 @@ def simulate(
         InputError: the plan does not fit the records or the model, or `out` does not fit; nothing is spent.
         SottoError: too few organizations answered.
     """
-    if len(records) < plan.federation.min_organizations:
-        raise InputError(
-            f"federation.min_organizations = {plan.federation.min_organizations}: "
-            f"the simulation has {len(records)} organizations"
-        )
+    _check_enough(plan, len(records))
     _check_user_field(plan)
     organizations = {
         name: simulated_organization(name, plan, count_units(plan, own)) for name, own in records.items()
@@ -151,6 +148,20 @@ def count_units(plan: Plan, records: list[Record]) -> int:
     """How many units an organization's records are: users, or records."""
     field = plan.simulation.user_field
     return len(records) if field is None else len(group_by_user(records, field))
+
+
+def _check_enough(plan: Plan, count: int) -> None:
+    if count < plan.federation.min_organizations:
+        raise InputError(
+            f"federation.min_organizations = {plan.federation.min_organizations}: "
+            f"the simulation has {count} organizations"
+        )
+    if count < organizations_needed(plan):
+        aggregation = plan.aggregation
+        raise InputError(
+            f"aggregation.byzantine = {aggregation.byzantine}: {aggregation.robust} then needs "
+            f"{organizations_needed(plan)} organizations; the simulation has {count}"
+        )
 
 
 def _check_user_field(plan: Plan) -> None:

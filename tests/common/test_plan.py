@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.aggregation import Aggregation
 from common.errors import InputError
 from common.plan import Plan
 from common.settings import Section, template, validate
@@ -23,6 +24,7 @@ SMALLEST: dict[str, Any] = {
     "privacy": {"epsilon": 8.0, "delta": 1e-5},
 }
 
+SERVER = {"server_optimizer": "fedavgm", "server_momentum": 0.5, "server_beta2": 0.5, "tau": 0.5}
 # Another value for every field of the agreement that has one.
 OTHER: dict[str, dict[str, Any]] = {
     "model": {"base": "another", "dtype": "bfloat16"},
@@ -41,11 +43,11 @@ OTHER: dict[str, dict[str, Any]] = {
         "gradient_checkpointing": True,
     },
     "federation": {"min_organizations": 3, "round_timeout": 5.0},
-    "aggregation": {"method": "fedavg", "weights": "public-size"},
+    "aggregation": {"method": "fedavg", "weights": "public-size", "screen": False, **SERVER},
     "privacy": {"epsilon": 7.0, "delta": 1e-6, "clipping_norm": 0.5},
 }
 # Another unit and another kind need keys more: see `test_a_plan_for_users…` and tests/common/test_section.py.
-ONE_VALUE_ONLY = {("task", "kind"), ("privacy", "unit"), ("training", "head_rounds")}
+ONE_VALUE_ONLY = {("task", "kind"), ("privacy", "unit"), ("training", "head_rounds"), ("aggregation", "robust")}
 USERS = {"unit": "user", "records_per_user": 4}
 
 
@@ -83,7 +85,8 @@ def test_an_unknown_key_is_named_before_the_one_that_is_missing_for_it() -> None
 
 def test_an_unknown_key_that_resembles_nothing_lists_the_known_ones() -> None:
     text = complaint(aggregation={"zzz": 1})
-    assert text == "[aggregation] has no key 'zzz'; known keys: method, weights"
+    known = ", ".join(Aggregation.model_fields)
+    assert text == f"[aggregation] has no key 'zzz'; known keys: {known}"
 
 
 def test_an_unknown_table_names_the_nearest_one() -> None:
@@ -251,6 +254,43 @@ def test_a_key_without_a_value_is_no_part_of_the_agreement() -> None:
     values["privacy"]["records_per_user"] = None
     with pytest.raises(InputError, match="not in canonical form"):
         Plan.from_canonical(dumped(values))
+
+
+ROBUST = {"robust": "multi-krum", "byzantine": 2}
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "said"),
+    [
+        ({"robust": "median"}, 'byzantine is missing: robust = "median" needs it, 1 or more'),
+        ({"byzantine": 2}, 'byzantine = 2 needs robust = "median", for instance'),
+        ({**ROBUST, "byzantine": 0}, "byzantine = 0: it should be greater than or equal to 1"),
+        ({**ROBUST, "weights": "public-size"}, 'weights = "public-size": robust = "multi-krum" needs "equal"'),
+        ({"max_update_norm": 0.0}, "max_update_norm = 0.0: it should be greater than 0"),
+        ({"max_update_norm": math.nan}, "max_update_norm = nan: it should be a finite number"),
+        ({"method": "svd", **ROBUST}, 'robust = \'multi-krum\' needs method = "ffa" or "fedavg"; it is "svd"'),
+        ({"method": "stack", "average": 0.5}, 'average = 0.5 needs method = "ffa" or "fedavg"; it is "stack"'),
+        ({"method": "svd", "server_optimizer": "fedavgm"}, "server_optimizer = 'fedavgm' needs method"),
+        ({"server_learning_rate": 0.5}, "server_learning_rate = 0.5 needs a server_optimizer"),
+        (
+            {"server_optimizer": "fedyogi"},
+            'server_learning_rate is missing: server_optimizer = "fedyogi" needs it',
+        ),
+        (
+            {"server_optimizer": "fedavgm", "server_momentum": 1.0},
+            "server_momentum = 1.0: it should be less than 1",
+        ),
+        ({"average": 1.0}, "average = 1.0: it should be less than 1"),
+        ({"robust": "krum"}, "robust = 'krum': it should be 'none', 'median', 'trimmed-mean' or 'multi-krum'"),
+    ],
+)
+def test_an_aggregation_that_does_not_fit_together_is_named(aggregation: dict[str, Any], said: str) -> None:
+    assert said in complaint(aggregation=aggregation)
+
+
+def test_a_robust_aggregation_is_part_of_the_agreement() -> None:
+    assert len({plan(aggregation={**ROBUST, "byzantine": f}).digest() for f in (1, 2, 3)}) == 3
+    assert plan(aggregation=ROBUST).digest() != plan(aggregation={**ROBUST, "robust": "median"}).digest()
 
 
 # Canonical bytes

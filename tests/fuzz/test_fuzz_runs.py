@@ -46,7 +46,8 @@ def everything(folder: Path) -> RunDirectory:
     return directory
 
 
-JSON = ["run.json", "rounds.jsonl", "status.json", "privacy/statements/st-mary.json"]
+STATE = "checkpoints/round-0000/state.json"
+JSON = ["run.json", "rounds.jsonl", "status.json", STATE, "privacy/statements/st-mary.json"]
 BYTES = [*JSON, "plan.toml", "checkpoints/round-0000/adapter.safetensors", "privacy/keys/st-mary.pub"]
 
 

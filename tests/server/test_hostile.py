@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 import sotto
 from common import flower, messages
 from common.adapter import Adapter, to_bytes
+from common.aggregation import Aggregation
 from common.errors import InputError
 from common.model import LoraModel
 from common.plan import Plan
@@ -30,7 +31,7 @@ from server.card import adapter_card
 from server.charts import quality_chart
 from server.grid import BackgroundGrid
 from server.observer import Observer
-from server.registry import Registry
+from server.optimizers import ServerState
 from server.result import load_result, merge
 from server.roster import Roster
 from server.rounds import run_rounds
@@ -71,13 +72,15 @@ class Fixed:
         return replace(statement(self._description.organization), run=run)
 
 
-def run(path: Path, grid: Any, rounds: int = 2) -> tuple[Adapter, list[dict[str, Any]]]:
+def run(path: Path, grid: Any, rounds: int = 2, *, screen: bool = True) -> tuple[Adapter, list[dict[str, Any]]]:
     """The adapter after some rounds of a run, and who did what in each."""
     directory = make_run(path, [], {})
-    plan = directory.plan.model_copy(
-        update={"training": directory.plan.training.model_copy(update={"rounds": rounds})}
+    directory.plan = directory.plan.model_copy(
+        update={
+            "training": directory.plan.training.model_copy(update={"rounds": rounds}),
+            "aggregation": Aggregation(screen=screen),
+        }
     )
-    directory.plan = plan
     (path / "rounds.jsonl").unlink()
     adapter = run_rounds(grid, directory, None, Observer())
     return adapter, [line.organizations for line in directory.rounds()[1:]]
@@ -87,7 +90,7 @@ def test_updates_that_overflow_only_when_they_are_added_are_refused_by_name(tmp_
     """Each is finite. Two of them on top of each other are not, and the run would end for everybody."""
     largest = float(np.finfo(np.float32).max)
     participants = {1: Fixed("a", filled(0.5)), 2: Fixed("b", filled(0.5)), 3: Fixed("evil", filled(largest))}
-    adapter, rounds = run(tmp_path, LocalGrid(participants), rounds=4)
+    adapter, rounds = run(tmp_path, LocalGrid(participants), rounds=4, screen=False)
     assert all(np.isfinite(tensor).all() for tensor in adapter.values())
     assert all(line["answered"][:2] == ["a", "b"] for line in rounds)
     assert "not finite" in rounds[-1]["refused"]["evil"]
@@ -199,8 +202,7 @@ def test_the_reason_of_a_refusal_reaches_no_screen_with_control_characters(tmp_p
     roster = Roster(grid)
     for _ in range(3):
         roster.look()
-    info = RunInfo(RUN, PLAN.digest(), "base", "cd" * 32, SHAPES, True)
-    strategy = LoraAveraging(PLAN, info, {B: SHAPES[B]}, roster, Registry(None))
+    strategy = LoraAveraging(make_run(tmp_path, [], {}), roster, ServerState(filled(0.0)))
     list(strategy.configure_train(1, messages.adapter_record(filled(0.0)), messages.ConfigRecord(), grid))
     strategy.aggregate_train(1, [reply])
     (reason,) = strategy.outcome.refused.values()

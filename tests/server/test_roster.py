@@ -260,7 +260,7 @@ def ask(nodes: Nodes, *names: str, enough: int, timeout: float = 20.0) -> tuple[
     roster = Roster(nodes)
     look(roster)
     requests = {name: Message(RecordDict(), roster.nodes[name], "train", ttl=timeout) for name in names}
-    replies = exchange(nodes, roster, requests, timeout, enough=enough)
+    replies = dict(exchange(nodes, roster, requests, timeout, enough=enough))
     for name, reply in replies.items():
         assert roster.name_of(reply.metadata.src_node_id) == name
     return roster, {name: reply.content.config_records["sotto"]["by"] for name, reply in replies.items()}
@@ -405,4 +405,4 @@ def test_an_organization_that_is_away_when_it_is_asked_gets_the_message_when_it_
         return identities
 
     nodes.push_messages = push_and_return  # type: ignore[method-assign]
-    assert list(exchange(nodes, roster, request, 20.0, enough=1)) == ["a"]
+    assert list(dict(exchange(nodes, roster, request, 20.0, enough=1))) == ["a"]

@@ -14,11 +14,13 @@ import pytest
 import torch
 from dp_accounting.pld import PLDAccountant
 from peft import PeftModel
+from safetensors.numpy import load_file as load_numpy
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from client.ledger import Ledger
+from common.adapter import to_bytes
 from common.errors import InputError, SottoError
 from common.plan import Plan
 from common.records import Record
@@ -229,23 +231,71 @@ def test_without_a_seed_two_simulations_differ(
     assert any(not np.array_equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("method", ["ffa", "fedavg"])
-@pytest.mark.parametrize("answers", [1, 2, 3, 5])
+AGGREGATIONS: dict[str, dict[str, Any]] = {
+    "ffa": {"method": "ffa"},
+    "fedavg": {"method": "fedavg"},
+    "fedavgm": {"server_optimizer": "fedavgm", "average": 0.9},
+    "fedadam": {"method": "fedavg", "server_optimizer": "fedadam", "server_learning_rate": 0.01},
+    "multi-krum": {"robust": "multi-krum", "byzantine": 1},
+}
+# By how many answers a run is interrupted: in the first round, between the rounds, in the second one.
+CUTS = [(1, "ffa"), (2, "fedavg"), (3, "ffa"), (5, "fedavg"), (5, "fedavgm"), (4, "fedadam")]
+
+
+@pytest.mark.parametrize(("answers", "aggregation"), CUTS)
 def test_an_interrupted_run_resumes_to_the_same_adapter_at_the_same_cost(
-    plan_of: MakeSimulated, private_records: dict[str, list[Record]], tmp_path: Path, answers: int, method: str
+    plan_of: MakeSimulated,
+    private_records: dict[str, list[Record]],
+    tmp_path: Path,
+    answers: int,
+    aggregation: str,
 ) -> None:
-    plan = plan_of(aggregation={"method": method})
+    plan = plan_of(aggregation=AGGREGATIONS[aggregation])
     whole = simulate(plan, private_records, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         simulate(plan, private_records, tmp_path / "cut", observer=Stop(answers))
     resumed = simulate(plan, private_records, tmp_path / "cut", resume=True)
     left, right = final_adapter(whole), final_adapter(resumed)
     assert all(np.array_equal(left[name], right[name]) for name in left)
+    states = [result.directory.latest_state()[1] for result in (whole, resumed)]
+    assert to_bytes(states[0].adapter) == to_bytes(states[1].adapter)
+    assert to_bytes(states[0].momentum) == to_bytes(states[1].momentum)
     assert [line.round for line in resumed.directory.rounds()] == [0, 1, 2]
     for name in private_records:
         ledger = Ledger(tmp_path / "cut" / "organizations" / name / "ledger.db", name, "example")
         assert len(ledger.spent()) == 1
         assert ledger.settled_rounds(resumed.directory.info.run) == [1, 2]
+
+
+def test_a_simulation_of_too_few_organizations_for_the_hostile_ones_is_refused(
+    plan_of: MakeSimulated, private_records: dict[str, list[Record]], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        InputError, match="byzantine = 1: multi-krum then needs 5 organizations; the simulation has 3"
+    ):
+        simulate(plan_of(aggregation=AGGREGATIONS["multi-krum"]), private_records, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_average_is_evaluated_and_released_and_training_goes_on_from_the_last_adapter(
+    plan_of: MakeSimulated, private_records: dict[str, list[Record]], tmp_path: Path
+) -> None:
+    plain = simulate(plan_of(training={"rounds": 3}), private_records, tmp_path / "plain")
+    plan = plan_of(training={"rounds": 3}, aggregation={"average": 0.2})
+    averaged = simulate(plan, private_records, tmp_path / "averaged")
+    # The plan is another one, so that the noise is: what is compared is each run with its own checkpoints.
+    mean = {name: tensor.astype(float) for name, tensor in averaged.directory.latest_state()[1].released.items()}
+    wanted: dict[str, Any] = dict.fromkeys(mean, 0.0)
+    for number, decay in enumerate((None, 2 / 11, 0.2, 0.2)):
+        file = tmp_path / "averaged" / "checkpoints" / f"round-{number:04d}" / "adapter.safetensors"
+        for name, tensor in load_numpy(file).items():
+            wanted[name] = tensor if decay is None else decay * wanted[name] + (1 - decay) * tensor
+    assert all(np.allclose(mean[name], wanted[name], rtol=1e-5, atol=1e-8) for name in mean)
+    released = load_numpy(tmp_path / "averaged" / "adapter" / "adapter_model.safetensors")
+    assert all(np.allclose(released[name], mean[name], atol=1e-7) for name in mean)
+    state = plain.directory.latest_state()[1]
+    assert state.released is state.adapter
+    assert not (tmp_path / "plain" / "checkpoints" / "round-0003" / "optimizer.safetensors").exists()
 
 
 def test_a_complete_run_resumed_does_nothing_more(
