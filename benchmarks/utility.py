@@ -33,7 +33,7 @@ import tomli_w
 from common.plan import Plan
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = ["sentiment-sst2", "intents-banking77", "news-thucnews", "restaurants-e2e"]
+EXAMPLES = ["sentiment-sst2", "intents-banking77", "news-thucnews"]
 
 
 @dataclass(frozen=True)
