@@ -98,7 +98,7 @@ def test_a_model_that_pools_layers_is_merged(task_plan: MakeTaskPlan, tmp_path: 
     model, tokenizer, own = load_result(tmp_path / "merged")
     assert own is not None
     found, _ = evaluate(model, tokenizer, own.task, public)
-    assert found["loss"] == pytest.approx(result.directory.rounds()[-1].metrics["loss"], rel=1e-4)
+    assert found.metrics["loss"] == pytest.approx(result.directory.rounds()[-1].metrics["loss"], rel=1e-4)
     assert "the last 2 of" in (tmp_path / "merged" / "README.md").read_text()
 
 
