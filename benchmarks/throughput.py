@@ -22,8 +22,9 @@ import torch
 
 from client.organization import VaultSection
 from client.private import MicroBatch, PerExampleGradients, micro_batches
+from common.lora import Lora
 from common.model import LoraModel
-from common.plan import Lora, Model, Plan, Privacy, Training
+from common.plan import Model, Plan, Privacy, Training
 from common.records import read_records
 from common.tasks import Example, make_task, padded_length
 from common.tasks.section import TaskSection

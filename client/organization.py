@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from pydantic import Field, PositiveInt, model_validator
 
 from common.errors import Refused
+from common.lora import MOST_RANK
 from common.plan import Name, Plan
 from common.settings import Section, SettingsFile
 from common.tasks.section import Kind
@@ -99,6 +100,8 @@ class VaultSection(Section):
     """Signs ledger and statements; `sotto client keys` makes it. Keep it as long as the ledger."""
     device: str = "cpu"
     """Where to train: "cpu", "cuda", "cuda:0"."""
+    max_rank: int | None = Field(default=None, ge=1, le=MOST_RANK, examples=[4])
+    """The largest LoRA rank to train; public. A plan of a larger rank needs a lora.min_rank that allows it."""
     max_tokens: PositiveInt = 512
     """Padded tokens in a micro-batch: more for a large device, fewer if it runs out of memory. Rows are filled up,
     so that small draws waste less with fewer."""

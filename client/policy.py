@@ -26,6 +26,7 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
     limit = organization.policy.max_epsilon_per_run
     steps = plan.training.rounds * plan.training.local_steps
     policy = organization.policy
+    rank_refused = plan.lora.refusal(plan.lora.own_rank(organization.vault.max_rank))
     refusals = {
         f"task.kind = {plan.task.kind!r}; allowed: {', '.join(policy.tasks)}": plan.task.kind not in policy.tasks,
         f"training.rounds = {plan.training.rounds}; {policy.max_rounds} are allowed": (
@@ -39,6 +40,7 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
         f"privacy.delta = {privacy.delta}; it should be below 1 / public_size = {1 / size:.2g}": (
             privacy.delta >= 1 / size
         ),
+        f"vault.max_rank = {organization.vault.max_rank}: {rank_refused}": rank_refused is not None,
         f"training.batch_size = {batch}; it should be at most public_size = {size}": batch > size,
     }
     for detail, refused in refusals.items():

@@ -67,7 +67,7 @@ class RemoteVault:
         )
         _raise_refusal(reply)
         said = reply.description
-        description = Description(said.organization, said.unit, said.public_size)
+        description = Description(said.organization, said.unit, said.public_size, said.max_rank or None)
         with _as_refusal("description"):
             description.check()
         return description

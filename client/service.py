@@ -57,7 +57,10 @@ class VaultService(stubs.VaultServicer):
         try:
             said = self._participant.describe()
             description = pb.Description(
-                organization=said.organization, unit=said.unit, public_size=said.public_size
+                organization=said.organization,
+                unit=said.unit,
+                public_size=said.public_size,
+                max_rank=said.max_rank or 0,
             )
             return pb.DescribeReply(description=description)
         except Exception as error:  # gRPC would send its text to the caller

@@ -60,7 +60,7 @@ class Vault:
         organization: its file: policy, public numbers.
         records: the private records.
         ledger: its ledger; the vault is the only writer.
-        load_model: gives the base model of a folder with a plan's LoRA layers.
+        load_model: gives the base model of a folder with a plan's LoRA layers, at the organization's rank.
         entropy: where keystreams come from. Only simulations and tests pass anything but `SystemEntropy`.
         boundary: what separates the records from the network, as the statements say it.
 
@@ -87,9 +87,9 @@ class Vault:
         self._prepared: dict[str, _Prepared] = {}
 
     def describe(self) -> Description:
-        """Name, unit and public size."""
+        """Name, unit, public size and largest rank."""
         data = self._organization.data
-        return Description(self._organization.name, data.unit, data.public_size)
+        return Description(self._organization.name, data.unit, data.public_size, self._organization.vault.max_rank)
 
     def train(self, request: TrainRequest) -> Release:
         """Train one round and release the noised update.
@@ -107,7 +107,8 @@ class Vault:
             return Release(stored, self._ledger.head)
         self._check_approved(request, plan)
         reservation = self._reservation(request, plan)
-        prepared = self._prepare(plan, request.fingerprint)
+        own_rank = plan.lora.own_rank(self._organization.vault.max_rank)
+        prepared = self._prepare(plan.at_rank(own_rank), request.fingerprint)
         adapter = received(request, plan, prepared.model)
         # A run keeps the mechanism that it was charged for, also if the policy has changed since.
         charged = self._ledger.reserve(reservation, lifetime_cap(self._organization))
@@ -183,7 +184,7 @@ class Vault:
         )
 
     def _prepare(self, plan: Plan, fingerprint: str) -> _Prepared:
-        """Model and records for a plan; checks before any spend that training trains."""
+        """Model and records for a plan, at our own rank; checks before any spend that training trains."""
         key = _model_key(plan)
         prepared = self._prepared.get(key)
         if prepared is None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x63lient/vault.proto\x12\x0esotto.vault.v1\"\'\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"F\n\x0b\x44\x65scription\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\x13\n\x0bpublic_size\x18\x03 \x01(\x04\"y\n\rDescribeReply\x12\x32\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x1b.sotto.vault.v1.DescriptionH\x00\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x08\n\x06\x61nswer\"N\n\tTrainPart\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x19.sotto.vault.v1.TrainHeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"n\n\tTrainHead\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04plan\x18\x03 \x01(\x0c\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x14\n\x0c\x61\x64\x61pter_size\x18\x05 \x01(\x04\x12\x0c\n\x04seen\x18\x06 \x01(\t\"0\n\x0bReleaseHead\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x13\n\x0bledger_head\x18\x02 \x01(\t\"~\n\x0bReleasePart\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1b.sotto.vault.v1.ReleaseHeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x06\n\x04part\"\x1f\n\x10StatementRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"[\n\x0eStatementReply\x12\x13\n\tstatement\x18\x01 \x01(\tH\x00\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x08\n\x06\x61nswer2\xe7\x01\n\x05Vault\x12J\n\x08\x44\x65scribe\x12\x1f.sotto.vault.v1.DescribeRequest\x1a\x1d.sotto.vault.v1.DescribeReply\x12\x43\n\x05Train\x12\x19.sotto.vault.v1.TrainPart\x1a\x1b.sotto.vault.v1.ReleasePart(\x01\x30\x01\x12M\n\tStatement\x12 .sotto.vault.v1.StatementRequest\x1a\x1e.sotto.vault.v1.StatementReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x63lient/vault.proto\x12\x0esotto.vault.v1\"\'\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"X\n\x0b\x44\x65scription\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\x13\n\x0bpublic_size\x18\x03 \x01(\x04\x12\x10\n\x08max_rank\x18\x04 \x01(\r\"y\n\rDescribeReply\x12\x32\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x1b.sotto.vault.v1.DescriptionH\x00\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x08\n\x06\x61nswer\"N\n\tTrainPart\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x19.sotto.vault.v1.TrainHeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"n\n\tTrainHead\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04plan\x18\x03 \x01(\x0c\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x14\n\x0c\x61\x64\x61pter_size\x18\x05 \x01(\x04\x12\x0c\n\x04seen\x18\x06 \x01(\t\"0\n\x0bReleaseHead\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x13\n\x0bledger_head\x18\x02 \x01(\t\"~\n\x0bReleasePart\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1b.sotto.vault.v1.ReleaseHeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x06\n\x04part\"\x1f\n\x10StatementRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"[\n\x0eStatementReply\x12\x13\n\tstatement\x18\x01 \x01(\tH\x00\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x17.sotto.vault.v1.RefusalH\x00\x42\x08\n\x06\x61nswer2\xe7\x01\n\x05Vault\x12J\n\x08\x44\x65scribe\x12\x1f.sotto.vault.v1.DescribeRequest\x1a\x1d.sotto.vault.v1.DescribeReply\x12\x43\n\x05Train\x12\x19.sotto.vault.v1.TrainPart\x1a\x1b.sotto.vault.v1.ReleasePart(\x01\x30\x01\x12M\n\tStatement\x12 .sotto.vault.v1.StatementRequest\x1a\x1e.sotto.vault.v1.StatementReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,21 +36,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEREQUEST']._serialized_start=79
   _globals['_DESCRIBEREQUEST']._serialized_end=96
   _globals['_DESCRIPTION']._serialized_start=98
-  _globals['_DESCRIPTION']._serialized_end=168
-  _globals['_DESCRIBEREPLY']._serialized_start=170
-  _globals['_DESCRIBEREPLY']._serialized_end=291
-  _globals['_TRAINPART']._serialized_start=293
-  _globals['_TRAINPART']._serialized_end=371
-  _globals['_TRAINHEAD']._serialized_start=373
-  _globals['_TRAINHEAD']._serialized_end=483
-  _globals['_RELEASEHEAD']._serialized_start=485
-  _globals['_RELEASEHEAD']._serialized_end=533
-  _globals['_RELEASEPART']._serialized_start=535
-  _globals['_RELEASEPART']._serialized_end=661
-  _globals['_STATEMENTREQUEST']._serialized_start=663
-  _globals['_STATEMENTREQUEST']._serialized_end=694
-  _globals['_STATEMENTREPLY']._serialized_start=696
-  _globals['_STATEMENTREPLY']._serialized_end=787
-  _globals['_VAULT']._serialized_start=790
-  _globals['_VAULT']._serialized_end=1021
+  _globals['_DESCRIPTION']._serialized_end=186
+  _globals['_DESCRIBEREPLY']._serialized_start=188
+  _globals['_DESCRIBEREPLY']._serialized_end=309
+  _globals['_TRAINPART']._serialized_start=311
+  _globals['_TRAINPART']._serialized_end=389
+  _globals['_TRAINHEAD']._serialized_start=391
+  _globals['_TRAINHEAD']._serialized_end=501
+  _globals['_RELEASEHEAD']._serialized_start=503
+  _globals['_RELEASEHEAD']._serialized_end=551
+  _globals['_RELEASEPART']._serialized_start=553
+  _globals['_RELEASEPART']._serialized_end=679
+  _globals['_STATEMENTREQUEST']._serialized_start=681
+  _globals['_STATEMENTREQUEST']._serialized_end=712
+  _globals['_STATEMENTREPLY']._serialized_start=714
+  _globals['_STATEMENTREPLY']._serialized_end=805
+  _globals['_VAULT']._serialized_start=808
+  _globals['_VAULT']._serialized_end=1039
 # @@protoc_insertion_point(module_scope)

@@ -17,14 +17,16 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Description(_message.Message):
-    __slots__ = ("organization", "unit", "public_size")
+    __slots__ = ("organization", "unit", "public_size", "max_rank")
     ORGANIZATION_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_RANK_FIELD_NUMBER: _ClassVar[int]
     organization: str
     unit: str
     public_size: int
-    def __init__(self, organization: _Optional[str] = ..., unit: _Optional[str] = ..., public_size: _Optional[int] = ...) -> None: ...
+    max_rank: int
+    def __init__(self, organization: _Optional[str] = ..., unit: _Optional[str] = ..., public_size: _Optional[int] = ..., max_rank: _Optional[int] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
     __slots__ = ("description", "refusal")

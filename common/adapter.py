@@ -198,6 +198,23 @@ def sent(trained_shapes: Shapes, *, head_only: bool) -> dict[str, tuple[int, ...
     return {name: shape for name, shape in trained_shapes.items() if not (head_only and is_lora(name))}
 
 
+def at_rank(shapes: Shapes, rank: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of an organization that trains at a rank; a head's are the same for all."""
+
+    def own(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if not is_lora(name):
+            return shape
+        return (rank, shape[1]) if is_a(name) else (shape[0], rank)
+
+    return {name: own(name, shape) for name, shape in shapes.items()}
+
+
+def cut(adapter: Adapter, rank: int) -> Adapter:
+    """The first rows of A and columns of B, which `server.products` sorts by weight; a head as it is."""
+    lora = {name: tensor for name, tensor in adapter.items() if is_lora(name)}
+    return adapter | {name: tensor[:rank] if is_a(name) else tensor[:, :rank] for name, tensor in lora.items()}
+
+
 def subtract(left: Adapter, right: Adapter) -> Adapter:
     """Left − right, tensor by tensor."""
     return {name: left[name] - right[name] for name in left}

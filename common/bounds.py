@@ -9,6 +9,7 @@ import re
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from common.lora import MOST_RANK
 from common.plan import MOST_STEPS, NAME_PATTERN
 
 if TYPE_CHECKING:
@@ -77,3 +78,6 @@ def check_description(description: Description) -> None:
         raise ValueError("not a description: organization is no name")
     if description.unit not in ("example", "user") or description.public_size < 1:
         raise ValueError("not a description: unit or public_size is none")
+    rank = description.max_rank
+    if rank is not None and not (type(rank) is int and 1 <= rank <= MOST_RANK):
+        raise ValueError("not a description: max_rank is none")

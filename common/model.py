@@ -14,7 +14,8 @@ from common.adapter import Adapter, Shapes, initial, is_lora, trained
 from common.base import fingerprint, load_base
 from common.errors import InputError
 from common.heads import HEAD, HeadedModel, is_causal
-from common.plan import Lora, Plan
+from common.lora import Lora
+from common.plan import Plan
 from common.quantization import is_quantized
 from common.tasks import padded_length
 from common.tasks.section import TaskSection

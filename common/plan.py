@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from common.aggregation import Aggregation
 from common.errors import InputError
+from common.lora import MOST_RANK, Lora
 from common.settings import Section, SettingsFile, validate
 from common.tasks.section import TaskSection
 from common.wire import Wire
@@ -42,22 +43,6 @@ class Model(Section):
     quantization: Literal["4bit", "8bit"] | None = Field(default=None, examples=["4bit"])
     """Keep the frozen linear layers smaller by bitsandbytes: 4bit is NF4 (Dettmers et al. 2023,
     https://arxiv.org/abs/2305.14314), 8bit has a scale for each row. The merge is on the weights as they were."""
-
-
-class Lora(Section):
-    """Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
-
-    rank: int = Field(default=8, ge=1, le=1024)
-    """Rank of every adapted layer."""
-    alpha: float = Field(default=16.0, gt=0)
-    """The update is scaled by alpha / rank."""
-    rslora: bool = False
-    """Scale by alpha / √rank instead, which keeps large ranks learning (Kalajdzievski 2023,
-    https://arxiv.org/abs/2312.03732)."""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """Layers to adapt: "all-linear" (all but the output layer), or a list of names."""
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    """Draws the initial A matrices, the same for everybody; public. B starts at zero."""
 
 
 class Training(Section):
@@ -197,6 +182,8 @@ class Simulation(Section):
     """How many, for "iid" and "dirichlet"."""
     alpha: float = Field(default=0.5, gt=0)
     """Concentration of the Dirichlet distribution; small is uneven."""
+    ranks: list[Annotated[int, Field(ge=1, le=MOST_RANK)]] = Field(default=[], examples=[[4, 8, 16]])
+    """The largest rank of each organization, in their order, over and over; with lora.min_rank. Empty: any."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the partition."""
     noise_seed: int | None = Field(default=None, ge=0, lt=2**63, examples=[0])
@@ -230,6 +217,16 @@ class Plan(SettingsFile):
         return self
 
     @model_validator(mode="after")
+    def _uneven_ranks_can_be_joined(self) -> Plan:
+        least, method = self.lora.min_rank, self.aggregation.method
+        if least is not None and least < self.lora.rank and not self.aggregation.averages_products:
+            raise ValueError(
+                f"lora.min_rank = {least}: ranks below lora.rank = {self.lora.rank} need "
+                f'aggregation.method = "svd" or "stack"; it is "{method}"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _partition_has_its_field(self) -> Plan:
         if self.simulation.partition != "iid" and self.simulation.field is None:
             raise ValueError(
@@ -242,6 +239,10 @@ class Plan(SettingsFile):
         if self.simulation.user_field is not None and self.privacy.unit != "user":
             raise ValueError(f'simulation.user_field = {self.simulation.user_field!r} needs privacy.unit = "user"')
         return self
+
+    def at_rank(self, rank: int) -> Plan:
+        """The plan as an organization of a rank trains it; its digest is another one, and is nobody's."""
+        return self if rank == self.lora.rank else self.model_copy(update={"lora": self.lora.at_rank(rank)})
 
     def is_evaluated_after(self, round_number: int) -> bool:
         """Whether public data is looked at after a round: after every so many, and after the last."""

@@ -145,15 +145,17 @@ class Description:
         organization: its name.
         unit: what it protects, for ever.
         public_size: units that it is willing to publish; not the true count.
+        max_rank: the largest LoRA rank that it trains; None for any.
     """
 
     organization: str
     unit: str
     public_size: int
+    max_rank: int | None = None
 
     def to_json(self) -> str:
-        """As it is sent."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """As it is sent; a rank that does not matter is left out."""
+        return json.dumps({key: value for key, value in asdict(self).items() if value is not None}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Description:
@@ -280,7 +282,7 @@ class Participant(Protocol):
     """Who answers for an organization: its vault, however it is reached."""
 
     def describe(self) -> Description:
-        """Name, unit and public size."""
+        """Name, unit, public size and largest rank."""
 
     def train(self, request: TrainRequest) -> Release:
         """One round of training. Raises `common.errors.Refused`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,11 @@ def weighted_mean(updates: Sequence[Tensors], weights: Sequence[float]) -> Adapt
 def add(adapter: Adapter, update: Tensors) -> Adapter:
     """The adapter after an update."""
     return {name: adapter[name] + update[name] for name in adapter}
+
+
+def root_mean_square(update: Mapping[str, npt.NDArray[Any]]) -> float:
+    """The norm of an update per coordinate, so that those of unequal ranks can be compared."""
+    return norm(update) / math.sqrt(max(1, sum(tensor.size for tensor in update.values())))
 
 
 def norm(update: Mapping[str, npt.NDArray[Any]]) -> float:

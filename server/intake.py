@@ -10,7 +10,7 @@ from types import TracebackType
 
 from common.adapter import Adapter
 from common.aggregation import Aggregation
-from server.aggregate import RunningMean, Tensors, norm
+from server.aggregate import RunningMean, Tensors, root_mean_square
 from server.inbox import Inbox
 from server.screen import clipped, outliers
 
@@ -63,7 +63,7 @@ class Intake:
 
     def take(self, organization: str, update: Adapter) -> None:
         """Take an update in, whose names, shapes and finite values were checked."""
-        self._norms[organization] = norm(update)
+        self._norms[organization] = root_mean_square(update)
         self._inbox.put(organization, clipped(update, self._aggregation.max_update_norm or math.inf))
         self._fold_ready()
 

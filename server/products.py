@@ -9,7 +9,7 @@ organizations scale their layers alike, so that products of B and A can be compa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from common.adapter import Adapter, is_a, is_lora
 from server.aggregate import Tensors, weighted_mean
 
 Matrix = npt.NDArray[np.floating]
+# (B, A) and the weight of their product in a sum.
+Factors = list[tuple[tuple[Matrix, Matrix], float]]
 _Float64 = npt.NDArray[np.float64]
 
 # Relative to the largest singular value: far below what float32 tells apart, far above what float64 rounds.
@@ -25,36 +27,93 @@ _NO_WEIGHT = 1e-10
 
 
 def mean_of_products(
-    before: Adapter, updates: Sequence[Tensors], weights: Sequence[float], fresh: Adapter
+    kept: Adapter, starts: Sequence[Adapter], updates: Sequence[Tensors], weights: Sequence[float], fresh: Adapter
 ) -> Adapter:
-    """The adapter after a round: of each layer the mean of the products, at the rank of the plan.
+    """FlexLoRA: the adapter after a round is, in each layer, the mean of the organizations' products.
 
-    One layer is held at a time, with the factors of all organizations. What is no LoRA layer, a head, is averaged.
+    One layer is held at a time, with the factors of all organizations. An organization of a small rank has nothing
+    in the directions that were cut off for it: the mean shrinks there.
 
     Args:
-        before: the adapter that each organization began with; an update is what it has become, minus this.
-        updates: of equal names and shapes, in the order of the names.
+        kept: the adapter before the round. What is no LoRA layer, a head, is this and the mean of the updates.
+        starts: what each organization began with, at its own rank.
+        updates: of the same names and shapes, organization by organization: what it has become, minus its start.
         weights: one per update, positive.
-        fresh: the adapter of round 0.
+        fresh: the adapter of round 0, at the rank of the result.
     """
     shares = [weight / sum(weights) for weight in weights]
+
+    def factors(name_b: str, name_a: str) -> Factors:
+        return list(zip(_after(starts, updates, name_b, name_a), shares, strict=True))
+
+    return _by_layer(factors, kept, updates, weights, fresh)
+
+
+def mean_of_changes(
+    kept: Adapter, starts: Sequence[Adapter], updates: Sequence[Tensors], weights: Sequence[float], fresh: Adapter
+) -> Adapter:
+    """FLoRA: in each layer the product before the round, and stacked onto it the mean of how the products changed.
+
+    With equal ranks, and starts that were sent as they are kept, it is `mean_of_products`. With uneven ranks what
+    an organization was not sent stays as it is: it changed nothing there.
+
+    Args:
+        kept: the adapter before the round. What is no LoRA layer, a head, is this and the mean of the updates.
+        starts: what each organization began with; those of one rank are one object.
+        updates: of the same names and shapes, organization by organization: what it has become, minus its start.
+        weights: one per update, positive.
+        fresh: the adapter of round 0, at the rank of the result.
+    """
+    shares = [weight / sum(weights) for weight in weights]
+    # Organizations of one rank began with the same: it is taken off once.
+    begun = {id(start): start for start in starts}
+    taken_off = {
+        key: -sum(s for s, start in zip(shares, starts, strict=True) if id(start) == key) for key in begun
+    }
+
+    def factors(name_b: str, name_a: str) -> Factors:
+        before: Factors = [((kept[name_b], kept[name_a]), 1.0)]
+        before += [((begun[key][name_b], begun[key][name_a]), taken_off[key]) for key in begun]
+        return before + list(zip(_after(starts, updates, name_b, name_a), shares, strict=True))
+
+    return _by_layer(factors, kept, updates, weights, fresh)
+
+
+def _after(
+    starts: Sequence[Adapter], updates: Sequence[Tensors], name_b: str, name_a: str
+) -> list[tuple[Matrix, Matrix]]:
+    """B and A of each organization after its training."""
+    return [
+        (start[name_b] + update[name_b], start[name_a] + update[name_a])
+        for start, update in zip(starts, updates, strict=True)
+    ]
+
+
+def _by_layer(
+    factors: Callable[[str, str], Factors],
+    kept: Adapter,
+    updates: Sequence[Tensors],
+    weights: Sequence[float],
+    fresh: Adapter,
+) -> Adapter:
+    """Each layer's sum of products at the rank of `fresh`, and the head."""
     after: Adapter = {}
-    for name_a in filter(is_a, before):
+    for name_a in filter(is_a, kept):
         name_b = name_a.replace(".lora_A.", ".lora_B.")
-        factors = [(before[name_b] + update[name_b], before[name_a] + update[name_a]) for update in updates]
-        b, a = recompressed(*stacked(factors, shares), fresh[name_a])
+        pairs, shares = zip(*factors(name_b, name_a), strict=True)
+        b, a = recompressed(*stacked(pairs, shares), fresh[name_a])
         after |= {name_b: b.astype(np.float32), name_a: a.astype(np.float32)}
-    head = {name: tensor for name, tensor in before.items() if not is_lora(name)}
+    head = {name: tensor for name, tensor in kept.items() if not is_lora(name)}
     mean = weighted_mean([{name: update[name] for name in head} for update in updates], weights)
     return after | {name: tensor + mean[name] for name, tensor in head.items()}
 
 
 def stacked(factors: Sequence[tuple[Matrix, Matrix]], shares: Sequence[float]) -> tuple[_Float64, _Float64]:
-    """The mean of the products as one pair of factors, exactly.
+    """A weighted sum of products as one pair of factors, exactly.
 
     Args:
         factors: (B, A) of each organization, shapes (out, rₖ) and (rₖ, in).
-        shares: of each organization; they add up to 1.
+        shares: the weight of each; of a mean they add up to 1.
 
     Returns:
         B and A of shapes (out, Σ rₖ) and (Σ rₖ, in), in float64.

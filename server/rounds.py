@@ -15,7 +15,8 @@ from flwr.serverapp import Grid
 
 from common import messages
 from common.adapter import Adapter
-from common.errors import Refused, SottoError
+from common.errors import InputError, Refused, SottoError
+from common.plan import Plan
 from server.evaluation import Evaluation, write_evaluation
 from server.exchange import exchange
 from server.members import Members
@@ -45,6 +46,7 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
         The adapter that is released after the last round; with `evaluation.patience`, that of the best evaluation.
 
     Raises:
+        InputError: an organization trains at a rank that the plan's method cannot join.
         SottoError: too few organizations are there or answered; the run can be resumed.
     """
     plan, info = directory.plan, directory.info
@@ -52,6 +54,7 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
     registered = Members(Path(info.registry)).name_of_node if info.registry and info.authenticated else None
     roster = Roster(grid, registered)
     wait_for_organizations(roster, organizations_needed(plan), plan.federation.round_timeout, observer)
+    check_ranks(roster, plan)
     lines = directory.forget_rounds_after(done)
     if not lines:
         found = evaluate(state.released) if evaluate else Evaluation()
@@ -144,6 +147,18 @@ def wait_for_organizations(roster: Roster, needed: int, timeout: float, observer
         f"{len(roster.nodes)} organizations are connected; the plan needs {needed}"
         + (f" ({reasons})" if reasons else "")
     )
+
+
+def check_ranks(roster: Roster, plan: Plan) -> None:
+    """Make sure, before any is asked to spend, that the plan can join the ranks of those who are there.
+
+    Raises:
+        InputError: it cannot; names the first organization.
+    """
+    for name in roster.nodes:
+        reason = plan.lora.refusal(plan.lora.own_rank(roster.described[name].max_rank))
+        if reason is not None:
+            raise InputError(f"{name} trains at {reason} (aggregation.method = {plan.aggregation.method!r})")
 
 
 def collect_statements(grid: Grid, directory: RunDirectory, roster: Roster) -> set[str]:

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from common import messages
-from common.adapter import Adapter, AdapterError, check, from_bytes, initial, sent, to_wire
+from common.adapter import Adapter, AdapterError, at_rank, check, cut, from_bytes, initial, sent, to_wire
 from common.aggregation import Aggregation
 from common.errors import Refused, SottoError
 from common.plan import Plan
@@ -21,7 +21,7 @@ from common.rounding import PublicUniforms
 from server.aggregate import add
 from server.intake import Intake
 from server.optimizers import ServerState, step
-from server.products import mean_of_products
+from server.products import mean_of_changes, mean_of_products
 from server.robust import robust_mean, updates_needed
 from server.roster import Roster
 from server.run_directory import RunDirectory
@@ -90,9 +90,9 @@ class LoraAveraging(Strategy):
         self._folder = directory.path / "updates"
         self.roster = roster
         self.state = state
-        # What this round's training begins with, and zeros for what it does not change and nobody sends.
-        self._begun: Adapter = {}
-        self._unchanged: Adapter = {}
+        # Rank → what this round's training begins with there; and who has which rank in this round.
+        self._begun: dict[int, Adapter] = {}
+        self._ranks: dict[str, int] = {}
         self._weights: dict[str, float] = {}
         self.outcome = Outcome()
 
@@ -103,27 +103,23 @@ class LoraAveraging(Strategy):
         config: ConfigRecord,
         grid: Grid,
     ) -> Iterable[Message]:
-        """The same request for every connected organization, each with its own ledger's newest head.
+        """The same request for all connected organizations of a rank, each with its own ledger's newest head.
 
         The rounding follows from run and round alone: asked again, also by a run that was resumed, the request is
         the same to the last byte, and costs nobody anything.
         """
         adapter = messages.adapter_from_record(arrays, self._shapes)
         self.state = replace(self.state, adapter=adapter)
-        shapes = self._sent_shapes(server_round)
-        self._unchanged = {name: np.zeros_like(adapter[name]) for name in self._shapes.keys() - shapes.keys()}
-        rounding, number_format = PublicUniforms("adapter", self._run, server_round), self._plan.wire.adapter
-        data = to_wire({name: adapter[name] for name in shapes}, number_format, rounding)
-        self._begun = {**adapter, **from_bytes(data, shapes, number_format)}
         nodes, described = self.roster.nodes, self.roster.described
         equal = self._plan.aggregation.weights == "equal"
         self._weights = {name: 1.0 if equal else float(described[name].public_size) for name in nodes}
-        request = TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, data)
-        content = messages.pack_train(request)
+        self._ranks = {name: self._plan.lora.own_rank(described[name].max_rank) for name in nodes}
+        self._begun = {}
+        contents = {rank: self._request(server_round, rank) for rank in sorted(set(self._ranks.values()))}
         ttl = self._plan.federation.round_timeout
         return [
             Message(
-                messages.with_seen(content, self._registry.newest(name)),
+                messages.with_seen(contents[self._ranks[name]], self._registry.newest(name)),
                 node,
                 messages.TRAIN,
                 ttl=ttl,
@@ -131,6 +127,16 @@ class LoraAveraging(Strategy):
             )
             for name, node in nodes.items()
         ]
+
+    def _request(self, server_round: int, rank: int) -> RecordDict:
+        """What all organizations of a rank are asked; notes what their training begins with."""
+        adapter, shapes = cut(self.state.adapter, rank), self._sent_shapes(server_round, rank)
+        rounding, number_format = PublicUniforms("adapter", self._run, server_round), self._plan.wire.adapter
+        data = to_wire({name: adapter[name] for name in shapes}, number_format, rounding)
+        self._begun[rank] = {**adapter, **from_bytes(data, shapes, number_format)}
+        return messages.pack_train(
+            TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, data)
+        )
 
     def aggregate_train(
         self,
@@ -162,7 +168,9 @@ class LoraAveraging(Strategy):
             weights = [self._weights[name] for name in intake.accepted]
             fresh = initial(self._shapes, self._plan.lora.seed)
             # Products are of what the organizations began with, after any rounding on the way.
-            return ServerState(mean_of_products(self._begun, intake.updates(), weights, fresh))
+            starts = [self._begun[self._ranks[name]] for name in intake.accepted]
+            joined = mean_of_products if aggregation.method == "svd" else mean_of_changes
+            return ServerState(joined(self.state.adapter, starts, intake.updates(), weights, fresh))
         if aggregation.robust == "none":
             update = intake.mean()
         else:
@@ -172,8 +180,8 @@ class LoraAveraging(Strategy):
         # would add up from round to round.
         return step(self.state, update, aggregation, server_round)
 
-    def _sent_shapes(self, server_round: int) -> dict[str, tuple[int, ...]]:
-        return sent(self._shapes, head_only=self._plan.training.is_head_alone(server_round))
+    def _sent_shapes(self, server_round: int, rank: int) -> dict[str, tuple[int, ...]]:
+        return sent(at_rank(self._shapes, rank), head_only=self._plan.training.is_head_alone(server_round))
 
     def _receive(self, server_round: int, reply: Message, intake: Intake) -> None:
         """Take an update with the exact names, shapes, types and finite values; refuse any other by name."""
@@ -186,11 +194,17 @@ class LoraAveraging(Strategy):
             self._registry.note(name, release.head)
             if reply.metadata.group_id != str(server_round):
                 raise messages.MessageError(f"the answer is for another round than {server_round}")
-            shapes = self._sent_shapes(server_round)
-            update = {**self._unchanged, **from_bytes(release.update, shapes, self._plan.wire.update)}
+            rank = self._ranks[name]
+            if (reason := self._plan.lora.refusal(rank)) is not None:
+                raise messages.MessageError(reason)
+            shapes = self._sent_shapes(server_round, rank)
+            # Zeros for what the round does not change and nobody sends.
+            before = cut(self.state.adapter, rank)
+            update = {n: np.zeros_like(tensor) for n, tensor in before.items() if n not in shapes}
+            update |= from_bytes(release.update, shapes, self._plan.wire.update)
             # Where each adapter after its own update is finite, so is the one after their mean.
             with np.errstate(over="ignore"):
-                check(add(self.state.adapter, update), self._shapes)
+                check(add(before, update), at_rank(self._shapes, rank))
         except Refused as error:
             intake.refuse(name, str(error), broken=False)
         except (messages.MessageError, AdapterError) as error:

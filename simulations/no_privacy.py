@@ -32,7 +32,7 @@ class OpenTrainer:
     Args:
         organization: name and public size.
         records: encoded.
-        model: the base model with the plan's LoRA layers.
+        model: the base model with the plan's LoRA layers, at the organization's rank.
         plan: of the run.
         entropy: draws the samples.
     """
@@ -51,7 +51,7 @@ class OpenTrainer:
     def describe(self) -> Description:
         """Name, unit and public size."""
         data = self._organization.data
-        return Description(self._organization.name, data.unit, data.public_size)
+        return Description(self._organization.name, data.unit, data.public_size, self._organization.vault.max_rank)
 
     def train(self, request: TrainRequest) -> Release:
         """The vault's steps on the same kind of sample, with the plain mean over a unit's examples."""

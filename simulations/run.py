@@ -6,6 +6,7 @@ run directory; a simulation never opens a deployed one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from common.protocol import SIMULATED, Participant
 from common.records import Record, read_records
 from common.tasks import check_some_usable, make_task
 from common.tasks.section import TaskSection
+from common.tasks.text import device_of
 from server.begin import resume_run, start_run
 from server.evaluate import PublicEvaluation
 from server.generate import Sampling, generate
@@ -97,8 +99,10 @@ def simulate(
     """
     _check_enough(plan, len(records))
     _check_user_field(plan)
+    ranks = itertools.cycle(plan.simulation.ranks or [None])
     organizations = {
-        name: simulated_organization(name, plan, count_units(plan, own)) for name, own in records.items()
+        name: simulated_organization(name, plan, count_units(plan, own), rank)
+        for (name, own), rank in zip(records.items(), ranks, strict=False)
     }
     for organization in organizations.values():
         check_plan_fits(plan, organization)
@@ -129,18 +133,26 @@ def local_grid(
     seed = plan.simulation.noise_seed
     entropy: Entropy = SystemEntropy() if seed is None else SeededEntropy(seed)
     boundary = SIMULATED if seed is None else f"{SIMULATED}, noise repeatable from a seed"
+    # One base model serves all vaults of a rank; each loads its adapter before it trains.
+    models = {plan.lora.rank: model}
+
+    def load(folder: str, own: Plan) -> LoraModel:
+        if own.lora.rank not in models:
+            models[own.lora.rank] = LoraModel(folder, own, str(device_of(model.module)))
+        return models[own.lora.rank]
+
     participants: dict[int, Participant] = {}
     for node, name in enumerate(sorted(organizations), start=1):
         organization, own = organizations[name], records[name]
         if directory.info.private:
             path = directory.path / "organizations" / name / organization.vault.ledger
             ledger = Ledger(path, name, organization.data.unit)
-            # One base model serves all vaults; each loads its adapter before it trains.
-            vault = Vault(organization, own, ledger, lambda _folder, _plan: model, entropy, boundary)
-            participants[node] = vault
+            participants[node] = Vault(organization, own, ledger, load, entropy, boundary)
         else:
             encoded = encode(own, make_task(plan.task, model.tokenizer), plan.simulation.user_field)
-            participants[node] = OpenTrainer(organization, encoded, model, plan, entropy)
+            at_rank = plan.at_rank(plan.lora.own_rank(organization.vault.max_rank))
+            trained = load(plan.base_folder(), at_rank)
+            participants[node] = OpenTrainer(organization, encoded, trained, plan, entropy)
     return LocalGrid(participants)
 
 
@@ -171,8 +183,14 @@ def _check_user_field(plan: Plan) -> None:
         )
 
 
-def simulated_organization(name: str, plan: Plan, count: int) -> Organization:
+def simulated_organization(name: str, plan: Plan, count: int, max_rank: int | None = None) -> Organization:
     """A simulated organization of so many units: it publishes the number to two digits, and allows this plan.
+
+    Args:
+        name: of the organization.
+        plan: of the run.
+        count: its units.
+        max_rank: the largest rank that it trains; None for any.
 
     Raises:
         InputError: it has no unit.
@@ -196,7 +214,7 @@ def simulated_organization(name: str, plan: Plan, count: int) -> Organization:
             max_delta=min(plan.privacy.delta, 0.99 / public_size),
             plans="any-within-policy",
         ),
-        vault=VaultSection(max_tokens=16384) if torch.cuda.is_available() else VaultSection(),
+        vault=VaultSection(max_tokens=16384 if torch.cuda.is_available() else 512, max_rank=max_rank),
     )
 
 

@@ -126,7 +126,9 @@ def _plan(
     free, _ = _memory(device)
     try:
         with _peak_memory(device) as peak:
-            model = LoraModel(str(listed_folder(organization, plan.model.base)), plan, organization.vault.device)
+            folder = str(listed_folder(organization, plan.model.base))
+            own = plan.at_rank(plan.lora.own_rank(organization.vault.max_rank))
+            model = LoraModel(folder, own, organization.vault.device)
             task = make_task(plan.task, model.tokenizer)
             precision = verified_precision(model, task, plan)
             name = str(precision).removeprefix("torch.")

@@ -22,10 +22,12 @@ def check_plan(organization: Organization, plan: Plan) -> Checks[None]:
 
 def _policy(organization: Organization, plan: Plan) -> Checks[bool]:
     check_plan_fits(plan, organization)
+    rank = plan.lora.own_rank(organization.vault.max_rank)
+    own = f"; trained at rank {rank} of the plan's {plan.lora.rank}" if rank < plan.lora.rank else ""
     yield _GROUP.ok(
         "policy",
         f"{plan.name} is within it: ε = {plan.privacy.epsilon:g} of at most "
-        f"{organization.policy.max_epsilon_per_run:g} in a run",
+        f"{organization.policy.max_epsilon_per_run:g} in a run{own}",
     )
     return True
 

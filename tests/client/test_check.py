@@ -223,6 +223,14 @@ def test_a_plan_beyond_the_policy_is_wrong(path: Path, make_plan: MakePlan) -> N
     assert ("plan", "cost") not in found
 
 
+def test_a_rank_of_its_own_is_said(path: Path, make_plan: MakePlan) -> None:
+    change(path, vault={"max_rank": 2})
+    plan = make_plan(lora={"rank": 4, "min_rank": 1}, aggregation={"method": "svd"})
+    found = look(path, plan)
+    assert found["plan", "policy"].text.endswith("in a run; trained at rank 2 of the plan's 4")
+    assert found["device", "training"].state == "ok"
+
+
 def test_a_plan_that_is_not_approved_is_said_and_not_recorded(path: Path, make_plan: MakePlan) -> None:
     change(path, policy={"plans": "approved"})
     found = look(path, make_plan())

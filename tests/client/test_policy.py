@@ -10,6 +10,7 @@ import pytest
 from client.organization import Organization
 from client.policy import check_plan_fits, run_mechanism
 from common.errors import InputError, Refused
+from common.plan import Plan
 from common.settings import template, validate
 from tests.conftest import MakePlan
 
@@ -41,6 +42,7 @@ def test_the_commented_file_is_a_valid_organization(tmp_path: Path) -> None:
         ("data", {"user_field": "patient"}, "data: user_field = 'patient' needs unit = \"user\""),
         ("data", {"unit": "user", "user_field": ""}, "data.user_field = ''"),
         ("policy", {"max_delta": 1e-3}, "below 1 / public_size"),
+        ("vault", {"max_rank": 0}, "vault.max_rank = 0: it should be greater than or equal to 1"),
         ("policy", {"max_epsilon": -1.0}, "policy.max_epsilon = -1.0"),
         ("policy", {"max_epsilonn": 1.0}, "did you mean 'max_epsilon'"),
     ],
@@ -93,3 +95,23 @@ def test_what_a_plan_asks_beyond_the_policy_is_named(make_plan: MakePlan, plan: 
     with pytest.raises(InputError, match="st-mary") as caught:
         check_plan_fits(asked, organization())
     assert said in str(caught.value)
+
+
+def test_a_plan_of_a_rank_that_the_organization_does_not_train_is_refused_unless_it_allows_less(
+    make_plan: MakePlan,
+) -> None:
+    privacy = {"epsilon": 4.0, "delta": 1e-5}
+
+    def asked(**lora: int) -> Plan:
+        return make_plan(model={"base": "base"}, lora=lora, aggregation={"method": "svd"}, privacy=privacy)
+
+    small = organization(vault={"max_rank": 4})
+    for allowed in (asked(rank=4), asked(rank=2), asked(rank=16, min_rank=4)):
+        assert run_mechanism(small, allowed) == run_mechanism(organization(), allowed)
+    for refused, said in (
+        (asked(rank=16), "rank 4; all should train at lora.rank = 16"),
+        (asked(rank=16, min_rank=8), "rank 4; it should be at least lora.min_rank = 8"),
+    ):
+        run_mechanism(organization(), refused)
+        with pytest.raises(InputError, match=rf"vault\.max_rank = 4: {said}"):
+            check_plan_fits(refused, small)

@@ -166,6 +166,16 @@ def test_the_text_of_an_error_goes_nowhere_not_even_into_the_log(
     assert "4711" not in caplog.text
 
 
+@pytest.mark.parametrize("rank", [None, 1, 1024])
+def test_the_largest_rank_crosses_the_socket(socket: Path, rank: int | None) -> None:
+    class Ranked(Echo):
+        def describe(self) -> Any:
+            return dataclasses.replace(super().describe(), max_rank=rank)
+
+    with served(Ranked(), socket), remote(socket) as vault:
+        assert vault.describe().max_rank == rank
+
+
 def test_an_answer_that_cannot_be_sent_says_nothing(socket: Path, stub: Any) -> None:
     class Large(Echo):
         def describe(self) -> Any:

@@ -54,6 +54,7 @@ def make_bench(tmp_path: Path, make_plan: MakePlan, tiny_base: Path) -> MakeBenc
         entropy: Any = None,
         policy: dict[str, Any] | None = None,
         load: ModelLoader | None = None,
+        max_rank: int | None = None,
         **plan: Any,
     ) -> Bench:
         made = make_plan(**plan)
@@ -68,6 +69,7 @@ def make_bench(tmp_path: Path, make_plan: MakePlan, tiny_base: Path) -> MakeBenc
                 "plans": "any-within-policy",
                 **(policy or {}),
             },
+            "vault": {} if max_rank is None else {"max_rank": max_rank},
         }
         organization = validate(values, Organization, "test")
         ledger = Ledger(tmp_path / "ledger.db", "st-mary", "example")
@@ -417,3 +419,25 @@ def test_a_run_on_a_model_that_was_used_before_releases_what_a_fresh_vault_would
     used.vault.train(used.request(run="earlier"))
     fresh = make_bench(entropy=SeededEntropy(1), policy=policy)
     assert used.vault.train(used.request(run="a")).update == fresh.vault.train(fresh.request(run="b")).update
+
+
+def test_an_organization_of_a_smaller_rank_trains_and_releases_at_its_own(make_bench: MakeBench) -> None:
+    bench = make_bench(
+        max_rank=1, load=LoraModel, lora={"rank": 3, "min_rank": 1}, aggregation={"method": "stack"}
+    )
+    assert bench.vault.describe().max_rank == 1
+    whole = bench.model.trained_shapes
+    own = adapter.at_rank(whole, 1)
+    start = adapter.to_bytes(adapter.cut(adapter.initial(whole, 0), 1))
+    update = bench.vault.train(dataclasses.replace(bench.request(), adapter=start)).update
+    assert all(tensor.any() for name, tensor in adapter.from_bytes(update, own).items() if ".lora_B." in name)
+    with pytest.raises(Refused, match=r"malformed-request: .*\d+ bytes of tensors were due"):
+        bench.vault.train(bench.request(2))
+    assert bench.ledger.settled_rounds("test-run") == [1]
+
+
+def test_an_organization_of_too_small_a_rank_refuses_before_it_spends(make_bench: MakeBench) -> None:
+    bench = make_bench(max_rank=2, load=LoraModel, lora={"rank": 3})
+    with pytest.raises(Refused, match=r"policy: vault\.max_rank = 2: rank 2; all should train at lora\.rank = 3"):
+        bench.vault.train(bench.request())
+    assert bench.ledger.spent() == []

@@ -89,7 +89,8 @@ def test_a_query_comes_back_and_may_be_about_no_run() -> None:
 
 
 def test_a_description_and_a_statement_come_back() -> None:
-    assert messages.unpack_description(sent(messages.pack_description(DESCRIPTION))) == DESCRIPTION
+    for said in (DESCRIPTION, Description("st-mary", "user", 10, max_rank=4)):
+        assert messages.unpack_description(sent(messages.pack_description(said))) == said
     assert messages.unpack_statement(sent(messages.pack_statement(STATEMENT))) == STATEMENT
 
 
@@ -202,6 +203,10 @@ def test_what_holds_no_json_object_is_refused(unpack: Callable[[RecordDict], Any
         {"organization": "st-mary", "unit": "example", "public_size": "10"},
         {"organization": "st-mary", "unit": "example", "public_size": 10.0},
         {"organization": "st-mary", "unit": "example", "public_size": True},
+        *(
+            {"organization": "st-mary", "unit": "example", "public_size": 10, "max_rank": rank}
+            for rank in (None, 0, -1, 1025, 4.0, "4", True)
+        ),
     ],
 )
 def test_what_is_no_description_is_refused(values: Any) -> None:

@@ -137,6 +137,8 @@ def test_a_missing_key_is_named(section: str, key: str) -> None:
         ("lora", "rank", 0),
         ("lora", "rank", True),
         ("lora", "rank", 1.0),
+        ("lora", "min_rank", 0),
+        ("lora", "min_rank", 1025),
         ("lora", "alpha", math.inf),
         ("lora", "alpha", 10**400),
         ("lora", "seed", -1),
@@ -286,6 +288,27 @@ ROBUST = {"robust": "multi-krum", "byzantine": 2}
 )
 def test_an_aggregation_that_does_not_fit_together_is_named(aggregation: dict[str, Any], said: str) -> None:
     assert said in complaint(aggregation=aggregation)
+
+
+@pytest.mark.parametrize("method", ["ffa", "fedavg"])
+def test_ranks_that_the_method_cannot_join_are_named(method: str) -> None:
+    said = complaint(lora={"rank": 8, "min_rank": 4}, aggregation={"method": method})
+    assert said == (
+        'lora.min_rank = 4: ranks below lora.rank = 8 need aggregation.method = "svd" or "stack"; it is '
+        f'"{method}"'
+    )
+    plan(lora={"rank": 8, "min_rank": 8}, aggregation={"method": method})
+    assert "min_rank = 9 should be at most rank = 8" in complaint(lora={"rank": 8, "min_rank": 9})
+
+
+@pytest.mark.parametrize("method", ["svd", "stack"])
+def test_the_least_rank_is_part_of_the_agreement_and_the_ranks_of_a_simulation_are_not(method: str) -> None:
+    aggregation = {"method": method}
+    plans = [plan(lora={"min_rank": least}, aggregation=aggregation) for least in (2, 4, 8)]
+    assert len({one.digest() for one in [*plans, plan(aggregation=aggregation)]}) == 4
+    simulated = plan(lora={"min_rank": 4}, aggregation=aggregation, simulation={"ranks": [4, 8]})
+    assert simulated.digest() == plans[1].digest()
+    assert Plan.from_canonical(simulated.canonical()).simulation.ranks == []
 
 
 def test_a_robust_aggregation_is_part_of_the_agreement() -> None:

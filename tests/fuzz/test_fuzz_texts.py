@@ -30,7 +30,7 @@ from tests.server.signed_run import PLAN, signed, statement
 KEY = StatementKey.generate()
 STATED = signed(statement("st-mary"), KEY)
 HEAD = Head("0f" * 16, 7, "ee" * 32, "aa" * 64)
-DESCRIBED = Description("st-mary", "user", 10_000)
+DESCRIBED = Description("st-mary", "user", 10_000, max_rank=8)
 NAME = "[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"
 
 
@@ -121,7 +121,9 @@ def test_a_damaged_description_is_refused_or_is_one(text: str) -> None:
     except ValueError:
         return
     values = json.loads(text)
-    assert set(values) == {"organization", "unit", "public_size"}
+    assert set(values) - {"max_rank"} == {"organization", "unit", "public_size"}
+    assert type(values.get("max_rank", 1)) is int
+    assert 1 <= values.get("max_rank", 1) <= 1024
     assert re.fullmatch(NAME, values["organization"])
     assert values["unit"] in ("example", "user")
     assert is_count(values["public_size"], 1)

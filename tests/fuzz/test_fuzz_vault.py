@@ -284,6 +284,7 @@ def damaged_answers(draw: Callable[[Any], Any], kind: str) -> list[bytes]:
             organization=draw(st.sampled_from([*names, "st-mary"])),
             unit=draw(st.sampled_from(["example", "user", "", "x" * 9999])),
             public_size=draw(st.sampled_from([0, 1, 40, 10**15, 10**15 + 1, 2**64 - 1])),
+            max_rank=draw(st.sampled_from([0, 1, 1024, 1025, 2**32 - 1])),
         )
         whole = [pb.DescribeReply(description=said), pb.DescribeReply(refusal=refusal), pb.DescribeReply()]
     elif kind == "statement":

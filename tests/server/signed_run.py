@@ -22,6 +22,7 @@ PLAN = validate(
     {
         "name": "triage",
         "model": {"base": "HuggingFaceTB/SmolLM2-135M"},
+        "lora": {"rank": 2},
         "training": {"rounds": 20, "local_steps": 4, "batch_size": 256},
         "privacy": {"epsilon": 8.0, "delta": 1e-5},
     },

@@ -75,6 +75,7 @@ def plan_of(**sections: Any) -> Plan:
     values: dict[str, Any] = {
         "name": "test",
         "model": {"base": "base"},
+        "lora": {"rank": 4},
         "training": {"rounds": 3, "batch_size": 8},
         "federation": {"min_organizations": 3, "round_timeout": 5.0},
         "privacy": {"epsilon": 8.0, "delta": 1e-5},

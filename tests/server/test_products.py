@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.adapter import Adapter, initial
+from common.adapter import Adapter, at_rank, cut, initial
 from server.aggregate import weighted_mean
-from server.products import mean_of_products, recompressed, stacked
+from server.products import mean_of_changes, mean_of_products, recompressed, stacked
 
 A, B, HEAD = "q_proj.lora_A.weight", "q_proj.lora_B.weight", "head.weight"
 Factors = list[tuple[np.ndarray, np.ndarray]]
@@ -40,7 +40,8 @@ def federations(draw: st.DrawFn) -> tuple[Factors, list[float]]:
     count = draw(st.integers(2, 50))
     rank = st.sampled_from([1, 2, 3, 4, 8, 16, 33, 64])
     ranks = [draw(rank)] * count if draw(st.booleans()) else draw(st.lists(rank, min_size=count, max_size=count))
-    out, into = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    # Of fewer numbers the mean may happen to cancel to almost nothing, and be small beside its own rounding.
+    out, into = draw(st.integers(8, 40)), draw(st.integers(8, 40))
     weights = draw(st.lists(st.floats(0.01, 100), min_size=count, max_size=count))
     return random_factors(draw(st.integers(0, 2**32)), ranks, out, into), [w / sum(weights) for w in weights]
 
@@ -117,7 +118,7 @@ def test_a_round_averages_the_products_of_what_the_adapters_have_become_and_the_
         return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
     before, updates = made(), [made(), made()]
-    after = mean_of_products(before, updates, [1.0, 3.0], initial(shapes, 0))
+    after = mean_of_products(before, [before] * 2, updates, [1.0, 3.0], initial(shapes, 0))
     factors = [(before[B] + update[B], before[A] + update[A]) for update in updates]
     u, weights, v = np.linalg.svd(dense_mean(factors, [0.25, 0.75]))
     np.testing.assert_allclose(after[B] @ after[A], (u[:, :2] * weights[:2]) @ v[:2], atol=1e-5)
@@ -128,3 +129,67 @@ def test_a_round_averages_the_products_of_what_the_adapters_have_become_and_the_
     # Averaged separately, A and B would be something else.
     apart = weighted_mean([{A: a, B: b} for b, a in factors], [1.0, 3.0])
     assert relative_error(apart[B] @ apart[A], dense_mean(factors, [0.25, 0.75])) > 0.3
+
+
+@st.composite
+def uneven(draw: st.DrawFn) -> tuple[Adapter, list[int], list[Adapter], list[float]]:
+    """An adapter as it is kept, and 2 to 8 organizations of ranks up to its own: ranks, updates, weights."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    most = draw(st.integers(1, 8))
+    shapes = {A: (most, 9), B: (11, most), HEAD: (3, 4)}
+    ranks = draw(st.lists(st.integers(1, most), min_size=2, max_size=8))
+
+    def made(rank: int) -> Adapter:
+        return {n: random.normal(size=shape).astype(np.float32) for n, shape in at_rank(shapes, rank).items()}
+
+    weights = draw(st.lists(st.floats(0.1, 10), min_size=len(ranks), max_size=len(ranks)))
+    return made(most), ranks, [made(rank) for rank in ranks], weights
+
+
+def product(adapter: Adapter) -> np.ndarray:
+    return adapter[B].astype(np.float64) @ adapter[A].astype(np.float64)
+
+
+@settings(deadline=None, max_examples=60)
+@given(uneven(), st.sampled_from(["svd", "stack"]))
+def test_uneven_ranks_are_joined_as_a_dense_loop_joins_them(
+    federation: tuple[Adapter, list[int], list[Adapter], list[float]], method: str
+) -> None:
+    """At a rank at which nothing has to be cut off: the sum itself is compared."""
+    kept, ranks, updates, weights = federation
+    starts = {rank: cut(kept, rank) for rank in ranks}
+    fresh = initial({A: (9, 9), B: (11, 9), HEAD: (3, 4)}, 0)
+    joined = mean_of_products if method == "svd" else mean_of_changes
+    after = joined(kept, [starts[rank] for rank in ranks], updates, weights, fresh)
+    wanted = product(kept) if method == "stack" else np.zeros((11, 9))
+    for rank, update, weight in zip(ranks, updates, weights, strict=True):
+        start = cut(kept, rank)
+        trained = product({name: start[name] + update[name] for name in start})
+        wanted += weight / sum(weights) * (trained - product(start) if method == "stack" else trained)
+    assert relative_error(product(after), wanted) <= 1e-5
+    head = kept[HEAD] + sum(w * u[HEAD] for w, u in zip(weights, updates, strict=True)) / sum(weights)
+    np.testing.assert_allclose(after[HEAD], head, rtol=1e-4, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(uneven())
+def test_with_even_ranks_both_methods_are_the_same(
+    federation: tuple[Adapter, list[int], list[Adapter], list[float]],
+) -> None:
+    kept, ranks, _, weights = federation
+    random = np.random.default_rng(1)
+    updates = [{name: random.normal(size=t.shape).astype(np.float32) for name, t in kept.items()} for _ in ranks]
+    arguments = (kept, [kept] * len(ranks), updates, weights, initial({n: t.shape for n, t in kept.items()}, 0))
+    one, other = mean_of_products(*arguments), mean_of_changes(*arguments)
+    assert relative_error(product(other), product(one)) <= 1e-5
+
+
+def test_what_nobody_trains_is_kept_by_the_mean_of_changes_and_lost_by_the_mean_of_products() -> None:
+    """All organizations have rank 1 of 3, and change nothing: directions 2 and 3 were sent to nobody."""
+    left, right = np.linalg.qr(np.random.default_rng(2).normal(size=(6, 3)))[0], np.eye(3, 5)
+    kept = {B: (left * [3.0, 2, 1]).astype(np.float32), A: right.astype(np.float32)}
+    start = cut(kept, 1)
+    nothing = {name: np.zeros_like(tensor) for name, tensor in start.items()}
+    arguments = (kept, [start] * 3, [nothing] * 3, [1.0] * 3, initial({A: (3, 5), B: (6, 3)}, 0))
+    assert relative_error(product(mean_of_changes(*arguments)), product(kept)) <= 1e-6
+    assert relative_error(product(mean_of_products(*arguments)), product(start)) <= 1e-6

@@ -237,9 +237,10 @@ AGGREGATIONS: dict[str, dict[str, Any]] = {
     "fedavgm": {"server_optimizer": "fedavgm", "average": 0.9},
     "fedadam": {"method": "fedavg", "server_optimizer": "fedadam", "server_learning_rate": 0.01},
     "multi-krum": {"robust": "multi-krum", "byzantine": 1},
+    "stack": {"method": "stack"},
 }
 # By how many answers a run is interrupted: in the first round, between the rounds, in the second one.
-CUTS = [(1, "ffa"), (2, "fedavg"), (3, "ffa"), (5, "fedavg"), (5, "fedavgm"), (4, "fedadam")]
+CUTS = [(1, "ffa"), (2, "fedavg"), (3, "ffa"), (5, "fedavg"), (5, "fedavgm"), (4, "fedadam"), (5, "stack")]
 
 
 @pytest.mark.parametrize(("answers", "aggregation"), CUTS)
@@ -320,6 +321,59 @@ def test_without_privacy_there_is_no_epsilon_and_no_ledger(
     assert math.isfinite(result.directory.rounds()[-1].metrics["perplexity"])
     with pytest.raises(InputError, match="without privacy"):
         simulate(plan_of(), private_records, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("method", ["svd", "stack"])
+def test_organizations_of_uneven_ranks_train_one_adapter(
+    plan_of: MakeSimulated,
+    private_records: dict[str, list[Record]],
+    tmp_path: Path,
+    method: str,
+    private: bool,
+) -> None:
+    plan = plan_of(
+        lora={"rank": 4, "min_rank": 1}, aggregation={"method": method}, simulation={"ranks": [1, 2, 4]}
+    )
+    result = simulate(plan, private_records, tmp_path / "run", private=private)
+    for line in result.directory.rounds()[1:]:
+        assert line.organizations["answered"] == ["north", "south", "west"]
+    adapter = final_adapter(result)
+    assert {tensor.shape[0] for name, tensor in adapter.items() if ".lora_A." in name} == {4}
+    for name, tensor in adapter.items():
+        if ".lora_B." in name:
+            # No direction is without weight: west of rank 4 trained all of them.
+            assert (np.linalg.norm(tensor, axis=0) > 0).all()
+    config = json.loads((result.directory.path / "adapter" / "adapter_config.json").read_text())
+    assert config["r"] == 4
+    if private:
+        assert [item["name"] for item in result.report["organizations"]] == list(private_records)
+        assert all(0 < item["epsilon"] <= 8.0 for item in result.report["organizations"])
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        (
+            {"simulation": {"ranks": [1, 2]}},
+            r"north.*vault\.max_rank = 1: rank 1; all should train at lora\.rank",
+        ),
+        (
+            {"lora": {"min_rank": 2}, "aggregation": {"method": "svd"}, "simulation": {"ranks": [2, 1]}},
+            r"south.*vault\.max_rank = 1: rank 1; it should be at least lora\.min_rank = 2",
+        ),
+    ],
+)
+def test_ranks_that_the_plan_does_not_allow_leave_nothing_behind(
+    plan_of: MakeSimulated,
+    private_records: dict[str, list[Record]],
+    tmp_path: Path,
+    sections: dict[str, Any],
+    said: str,
+) -> None:
+    with pytest.raises(InputError, match=said):
+        simulate(plan_of(**sections), private_records, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_directory_is_not_overwritten_and_a_plan_not_changed(
