@@ -58,7 +58,8 @@ def head(**values: Any) -> RecordDict:
 
 
 def text(values: Any) -> RecordDict:
-    return head(json=json.dumps(values))
+    """In the spelling that is sent, so that what is refused is refused for what it says."""
+    return head(json=json.dumps(values, sort_keys=True))
 
 
 # There and back
