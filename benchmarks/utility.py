@@ -7,32 +7,27 @@ Simulates the plan of each example for each setting and seed (of the partition; 
 prints a table of the task's headline metric on the public test set. A plan `plan-epsilon-3.toml` beside
 `plan.toml` is taken for ε = 3, since less ε asks for other steps. "central" is one organization that holds all
 records and draws as many of them in a step as all organizations together: what it costs not to share records.
-Each run that ends is a line of the results file at once: a benchmark that was stopped goes on where it was, with
-the same command. The hyper-parameters of the plans were chosen while looking at these test sets; that choice is
-not in ε.
+Results are kept (benchmarks/long_runs.py). The hyper-parameters of the plans were chosen while looking at these
+test sets; that choice is not in ε.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tomli_w
+from long_runs import ROOT, Results, simulated
 
 from common.plan import Plan
+from common.settings import validate
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = ["sentiment-sst2", "intents-banking77", "news-thucnews"]
 
 
@@ -53,7 +48,7 @@ class Case:
     seed: int
 
 
-def plan_of(case: Case, base: Path) -> dict[str, Any]:
+def plan_of(case: Case) -> dict[str, Any]:
     """The example's plan as a case needs it, with its paths made absolute."""
     example, setting = case.example, case.setting
     folder = ROOT / "examples" / example
@@ -69,30 +64,21 @@ def plan_of(case: Case, base: Path) -> dict[str, Any]:
     for section, key in (("model", "base"), ("evaluation", "data"), ("simulation", "data")):
         plan[section][key] = os.path.expandvars(plan[section][key])
     plan["evaluation"]["every"] = plan["training"]["rounds"]
-    (base / "plan.toml").write_text(tomli_w.dumps(plan))
     return plan
 
 
 def run(case: Case) -> dict[str, Any]:
-    """One simulation in a process of its own: the last line of its rounds, and what it took."""
-    with tempfile.TemporaryDirectory(prefix="sotto-utility-") as name:
-        folder = Path(name)
-        plan = plan_of(case, folder)
-        more = ["--no-privacy"] if case.setting == "none" else []
-        begin = time.monotonic()
-        command = [sys.executable, "-m", "sotto", "simulate", "plan.toml", "--out", "run", *more]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, env=environment)
-        rounds = [json.loads(line) for line in (folder / "run" / "rounds.jsonl").read_text().splitlines()]
-        training, organizations = plan["training"], plan["simulation"]["organizations"]
-        return {
-            **asdict(case),
-            "seconds": round(time.monotonic() - begin, 1),
-            "examples": organizations * training["rounds"] * training["local_steps"] * training["batch_size"],
-            "headline": Plan.read(folder / "plan.toml").task.headline[0],
-            "before": rounds[0]["metrics"],
-            "after": rounds[-1]["metrics"],
-        }
+    """One simulation: the first and the last line of its rounds, and what it took."""
+    plan = plan_of(case)
+    rounds, seconds = simulated(plan, private=case.setting != "none")
+    training, organizations = plan["training"], plan["simulation"]["organizations"]
+    return {
+        "seconds": seconds,
+        "examples": organizations * training["rounds"] * training["local_steps"] * training["batch_size"],
+        "headline": validate(plan, Plan, "plan.toml").task.headline[0],
+        "before": rounds[0]["metrics"],
+        "after": rounds[-1]["metrics"],
+    }
 
 
 def main() -> None:
@@ -104,23 +90,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "utility.jsonl")
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = options.out.read_text().splitlines() if options.out.is_file() else []
-    names = [field.name for field in fields(Case)]
-    done = {Case(*(one[name] for name in names)): one for one in map(json.loads, lines)}
+    results = Results(options.out)
     kinds = list(itertools.product(options.examples, options.arrangements, options.settings))
-    for example, arrangement, setting in kinds:
-        for seed in range(options.seeds):
-            case = Case(example, arrangement, setting, seed)
-            if case not in done:
-                made = done[case] = run(case)
-                with options.out.open("a") as file:
-                    file.write(json.dumps(made) + "\n")
-    print("| example | records | ε | runs | metric | before | after | seconds a run |")
-    print("|---|---|---|---|---|---|---|---|")
+    rows = []
     for example, arrangement, setting in kinds:
         cases = [Case(example, arrangement, setting, seed) for seed in range(options.seeds)]
-        print(row(cases[0], [done[case] for case in cases]))
+        rows.append(row(cases[0], [results.of(asdict(case), partial(run, case)) for case in cases]))
+    print("| example | records | ε | runs | metric | before | after | seconds a run |")
+    print("|---|---|---|---|---|---|---|---|")
+    print("\n".join(rows))
 
 
 def row(case: Case, runs: list[dict[str, Any]]) -> str:

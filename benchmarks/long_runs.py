@@ -1,0 +1,84 @@
+"""What benchmarks of many long runs share: a simulation in a process of its own, and results that are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+ROOT = Path(__file__).parent.parent
+
+
+def shared_folder() -> Path:
+    """The folder of real data sets and models, which the variable SOTTO_SHARED names."""
+    if "SOTTO_SHARED" not in os.environ:
+        sys.exit("the environment variable SOTTO_SHARED should name the folder of data sets and models")
+    return Path(os.environ["SOTTO_SHARED"])
+
+
+def every_so_many(source: Path, count: int, target: Path) -> None:
+    """Write so many lines of a file of records, from all over it: it may be sorted by class."""
+    lines = source.read_text().splitlines()
+    chosen = lines[:: max(1, len(lines) // count)][:count]
+    target.write_text("".join(f"{line}\n" for line in chosen))
+
+
+def simulated(plan: Mapping[str, Any], *, private: bool) -> tuple[list[dict[str, Any]], float]:
+    """Simulate a plan.
+
+    Args:
+        plan: sections of `plan.toml`; its paths are absolute.
+        private: False for a run without privacy.
+
+    Returns:
+        The lines of `rounds.jsonl`, and how many seconds it took.
+    """
+    with tempfile.TemporaryDirectory(prefix="sotto-benchmark-") as name:
+        folder = Path(name)
+        (folder / "plan.toml").write_text(tomli_w.dumps(plan))
+        command = [sys.executable, "-m", "sotto", "simulate", "plan.toml", "--out", "run"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        begin = time.monotonic()
+        subprocess.run(
+            command if private else [*command, "--no-privacy"],
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+        )
+        seconds = round(time.monotonic() - begin, 1)
+        lines = (folder / "run" / "rounds.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines], seconds
+
+
+class Results:
+    """Results by case, each a line of a file as soon as it is there: a stopped benchmark goes on where it was.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        lines = path.read_text().splitlines() if path.is_file() else []
+        self._done: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def of(self, case: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result of a case; made now if no line of the file has all its values."""
+        for one in self._done:
+            if case.items() <= one.items():
+                return one
+        made = {**case, **make()}
+        self._done.append(made)
+        with self._path.open("a") as file:
+            file.write(json.dumps(made) + "\n")
+        return made
