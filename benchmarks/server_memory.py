@@ -33,6 +33,7 @@ def one(senders: int, layers: int, screen: bool, folder: Path) -> None:
     from common.adapter import to_bytes
     from common.aggregation import Aggregation
     from common.errors import Refused
+    from common.lora import Lora
     from common.plan import Federation, Model, Plan, Privacy, Training
     from common.protocol import Description, Release, Statement, TrainRequest
     from server.observer import Observer
@@ -68,6 +69,7 @@ def one(senders: int, layers: int, screen: bool, folder: Path) -> None:
     plan = Plan(
         name="memory",
         model=Model(base="base"),
+        lora=Lora(rank=_RANK),
         training=Training(rounds=1, batch_size=8),
         federation=Federation(min_organizations=senders, round_timeout=1e5),
         aggregation=Aggregation(method="fedavg", screen=screen),

@@ -112,7 +112,7 @@ def simulate(
         check_some_usable(task, plan.task, own, f"the records of {name}")
     evaluation = PublicEvaluation(plan, model) if plan.evaluation.data is not None else None
     directory = resume_run(plan, out, private, model) if resume else start_run(plan, out, private, model, run)
-    grid = local_grid(directory, organizations, records, model)
+    grid = LocalGrid(participants_of(directory, organizations, records, model))
     with TensorBoard(directory.path / "tensorboard") as board:
         adapter = run_rounds(grid, directory, evaluation, Observers(observer or Observer(), board))
     report = write_result(directory, model, adapter)
@@ -122,13 +122,13 @@ def simulate(
     return SimulationResult(directory, report, list(zip(plan.evaluation.prompts, before, after, strict=True)))
 
 
-def local_grid(
+def participants_of(
     directory: RunDirectory,
     organizations: Mapping[str, Organization],
     records: Mapping[str, list[Record]],
     model: LoraModel,
-) -> LocalGrid:
-    """A grid with a vault for each organization, or with a trainer that protects nobody if the run is so."""
+) -> dict[int, Participant]:
+    """By node: a vault for each organization, or a trainer that protects nobody if the run is so."""
     plan = directory.plan
     seed = plan.simulation.noise_seed
     entropy: Entropy = SystemEntropy() if seed is None else SeededEntropy(seed)
@@ -153,7 +153,7 @@ def local_grid(
             at_rank = plan.at_rank(plan.lora.own_rank(organization.vault.max_rank))
             trained = load(plan.base_folder(), at_rank)
             participants[node] = OpenTrainer(organization, encoded, trained, plan, entropy)
-    return LocalGrid(participants)
+    return participants
 
 
 def count_units(plan: Plan, records: list[Record]) -> int:

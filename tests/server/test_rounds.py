@@ -24,7 +24,7 @@ from server.observer import Observer
 from server.rounds import run_rounds
 from server.run_directory import RoundLine, RunDirectory
 from simulations.grid import LocalGrid
-from simulations.run import local_grid, simulated_organization
+from simulations.run import participants_of, simulated_organization
 from tests.conftest import MakePlan
 
 
@@ -278,7 +278,7 @@ def test_the_server_app_runs_a_run_directory(start: Callable[..., RunDirectory],
     plan = directory.plan
     records = {name: [{"text": f"{name} {number} has a parcel"} for number in range(30)] for name in ("a", "b")}
     organizations = {name: simulated_organization(name, plan, 30) for name in records}
-    grid = local_grid(directory, organizations, records, LoraModel(str(tiny_base), plan))
+    grid = LocalGrid(participants_of(directory, organizations, records, LoraModel(str(tiny_base), plan)))
     config = {"run-directory": str(directory.path)}
     app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config))
     assert directory.latest_checkpoint()[0] == 1
@@ -297,7 +297,7 @@ def test_the_server_app_says_complete_when_patience_ends_the_run(
     )
     plan = directory.plan
     organizations = {name: simulated_organization(name, plan, 30) for name in records}
-    grid = local_grid(directory, organizations, records, LoraModel(str(tiny_base), plan))
+    grid = LocalGrid(participants_of(directory, organizations, records, LoraModel(str(tiny_base), plan)))
     config = {"run-directory": str(directory.path)}
     app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config))
     status = directory.status()

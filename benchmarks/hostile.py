@@ -1,0 +1,173 @@
+"""Two hostile organizations of seven, on a part of banking77 under privacy: which rule keeps the model.
+
+    python benchmarks/hostile.py [--rules NAME …] [--attacks NAME …] [--epsilon 8] [--records N] [--out FILE]
+
+Every organization is a real vault that trains and noises; two of them change their update before it leaves for
+the server. All runs have one plan but for [aggregation]. The head alone is trained. Prints the accuracy on a part
+of the public test set, and how many updates were refused. Updates with NaN are refused under every rule, also by
+the plain mean without a screen. Results are kept (benchmarks/long_runs.py). Data and base model are found through
+the variable SOTTO_SHARED.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from long_runs import ROOT, Results, every_so_many, shared_folder
+
+from common.adapter import Adapter, from_bytes, sent, to_bytes
+from common.model import LoraModel
+from common.plan import Plan
+from common.protocol import Description, Participant, Release, Statement, TrainRequest
+from common.settings import validate
+from server.begin import start_run
+from server.evaluate import PublicEvaluation
+from server.observer import Observer
+from server.rounds import run_rounds
+from server.run_directory import RunDirectory
+from simulations.grid import LocalGrid
+from simulations.run import count_units, organizations_of, participants_of, simulated_organization
+
+ORGANIZATIONS, HOSTILE, ROUNDS, TEST_RECORDS = 7, 2, 8, 749
+RULES: dict[str, dict[str, Any]] = {
+    "mean, no screen": {"screen": False},
+    "mean": {},
+    "median": {"robust": "median", "byzantine": HOSTILE, "screen": False},
+    "trimmed-mean": {"robust": "trimmed-mean", "byzantine": HOSTILE, "screen": False},
+    "multi-krum": {"robust": "multi-krum", "byzantine": HOSTILE, "screen": False},
+}
+Attack = Callable[[Adapter], Adapter]
+
+
+def _large(update: Adapter) -> Adapter:
+    """Random, a hundred times as large."""
+    random = np.random.default_rng()
+    return {
+        name: (100 * tensor.std() * random.normal(size=tensor.shape)).astype(np.float32)
+        for name, tensor in update.items()
+    }
+
+
+def _nan(update: Adapter) -> Adapter:
+    return {name: np.full_like(tensor, np.nan) for name, tensor in update.items()}
+
+
+ATTACKS: dict[str, Attack | None] = {
+    "none": None,
+    "sign flip × 10": lambda update: {name: -10 * tensor for name, tensor in update.items()},
+    "random of large norm": _large,
+    "nan": _nan,
+}
+
+
+class Hostile:
+    """An organization whose update is changed after its vault released it.
+
+    Args:
+        vault: its vault.
+        directory: of the run.
+        attack: what becomes of an update.
+    """
+
+    def __init__(self, vault: Participant, directory: RunDirectory, attack: Attack) -> None:
+        self._vault, self._directory, self._attack = vault, directory, attack
+
+    def describe(self) -> Description:
+        """As the vault."""
+        return self._vault.describe()
+
+    def statement(self, run: str) -> Statement:
+        """As the vault."""
+        return self._vault.statement(run)
+
+    def train(self, request: TrainRequest) -> Release:
+        """The vault's release, attacked."""
+        release = self._vault.train(request)
+        head_only = self._directory.plan.training.is_head_alone(request.round)
+        shapes = sent(self._directory.trained_shapes, head_only=head_only)
+        return replace(release, update=to_bytes(self._attack(from_bytes(release.update, shapes))))
+
+
+def plan_of(rule: str, epsilon: float, records: int, folder: Path) -> Plan:
+    """The plan under a rule, whose part of the records is written to a folder."""
+    shared = shared_folder()
+    for name, count in (("train", records), ("test", TEST_RECORDS)):
+        every_so_many(shared / "data" / "banking77" / f"{name}.jsonl", count, folder / f"{name}.jsonl")
+    example = tomllib.loads((ROOT / "examples" / "intents-banking77" / "plan.toml").read_text())
+    sections = {
+        "model": {"base": str(shared / "models" / "minilm-l6")},
+        "training": {
+            **example["training"],
+            "rounds": ROUNDS,
+            "head_rounds": ROUNDS,
+            "batch_size": min(200, records // ORGANIZATIONS // 2),
+        },
+        "federation": {"min_organizations": ORGANIZATIONS - HOSTILE},
+        "aggregation": RULES[rule],
+        "privacy": {**example["privacy"], "epsilon": epsilon},
+        "evaluation": {"data": str(folder / "test.jsonl"), "every": ROUNDS},
+        "simulation": {"data": str(folder / "train.jsonl"), "organizations": ORGANIZATIONS},
+    }
+    return validate({**example, **sections}, Plan, "the benchmark's plan")
+
+
+def run(rule: str, attack: str, epsilon: float, records: int) -> dict[str, Any]:
+    """One run in this process."""
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="sotto-hostile-") as name:
+        plan = plan_of(rule, epsilon, records, Path(name))
+        parts = organizations_of(plan)
+        organizations = {
+            name: simulated_organization(name, plan, count_units(plan, own)) for name, own in parts.items()
+        }
+        model = LoraModel(plan.base_folder(), plan)
+        directory = start_run(plan, Path(name) / "run", private=True, model=model)
+        participants = participants_of(directory, organizations, parts, model)
+        if (changed := ATTACKS[attack]) is not None:
+            for node in sorted(participants)[:HOSTILE]:
+                participants[node] = Hostile(participants[node], directory, changed)
+        run_rounds(LocalGrid(participants), directory, PublicEvaluation(plan, model), Observer())
+        lines = directory.rounds()
+    return {
+        "accuracy": lines[-1].metrics["accuracy"],
+        "refused": sum(len(line.organizations.get("refused", {})) for line in lines),
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+
+
+def main() -> None:
+    """Make the runs that are missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
+    parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))
+    parser.add_argument("--epsilon", type=float, default=8.0)
+    parser.add_argument("--records", type=int, default=8494)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "hostile.jsonl")
+    options = parser.parse_args()
+    results = Results(options.out)
+    rows = []
+    for rule in options.rules:
+        cells = []
+        for attack in options.attacks:
+            case = {"rule": rule, "attack": attack, "epsilon": options.epsilon, "records": options.records}
+            found = results.of(case, partial(run, rule, attack, options.epsilon, options.records))
+            cells.append(
+                f"{found['accuracy']:.3f}" + (f" ({found['refused']} refused)" if found["refused"] else "")
+            )
+        rows.append(f"| {' | '.join([rule, *cells])} |")
+    print(f"| rule | {' | '.join(options.attacks)} |")
+    print("|---" * (1 + len(options.attacks)) + "|")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
