@@ -1,4 +1,4 @@
-"""A run over real processes whose adapter has a head: it travels, is charged, and can be evaluated."""
+"""A run over real processes of a head and of uneven ranks: all travels, is charged, and can be evaluated."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
+from common.adapter import is_a
 from tests.federation.harness import Federation, charged, lines, report
 from tests.tasks.bases import LABELS, record, save_base
 
 NAMES = ["clinic", "bank"]
 
 
-def test_two_organizations_train_a_classifier(tmp_path: Path) -> None:
+def test_two_organizations_of_uneven_ranks_train_a_classifier(tmp_path: Path) -> None:
     with Federation(tmp_path, save_base("encoder", tmp_path / "base")) as federation:
         broken = [{"text": "no label"}, {**record(1), "label": "a label of one record alone"}, {}]
         for first, name in enumerate(NAMES):
             records = [record(100 * first + number) for number in range(80)]
-            federation.write_organization(name, [*records, *broken])
+            home = federation.write_organization(name, [*records, *broken])
+        # The bank, the last one, has the smaller hardware.
+        with (home / "organization.toml").open("a") as file:
+            file.write("[vault]\nmax_rank = 1\n")
         plan = federation.write_plan(
             "classes",
             task={"kind": "classification", "max_length": 32, "labels": LABELS},
@@ -29,6 +33,8 @@ def test_two_organizations_train_a_classifier(tmp_path: Path) -> None:
                 "head_rounds": 1,
                 "head_learning_rate": 5.0,
             },
+            lora={"rank": 2, "min_rank": 1},
+            aggregation={"method": "stack"},
             federation={"min_organizations": 2},
         )
         federation.start_server()
@@ -47,9 +53,10 @@ def test_two_organizations_train_a_classifier(tmp_path: Path) -> None:
         # The head was trained in both rounds, the LoRA layers in the second alone.
         first_round = load_file(out / "checkpoints" / "round-0001" / "adapter.safetensors")
         assert first_round.pop("head.weight").any()
-        assert not any(tensor.any() for tensor in first_round.values())
+        assert not any(tensor.any() for name, tensor in first_round.items() if not is_a(name))
         second = load_file(out / "checkpoints" / "round-0002" / "adapter.safetensors")
         assert all(tensor.any() for tensor in second.values())
+        assert {tensor.shape[0] for name, tensor in second.items() if is_a(name)} == {2}
         public = tmp_path / "public.jsonl"
         public.write_text("".join(json.dumps(record(number)) + "\n" for number in range(30)))
         code, said = federation.call("evaluate", out, "--data", public, "--by", "label", "--json")
