@@ -44,8 +44,8 @@ def pack_train(request: TrainRequest) -> RecordDict:
 
 def with_seen(content: RecordDict, seen: Head | None) -> RecordDict:
     """A packed train request with another ledger head. The adapter is shared, not copied."""
-    head = ConfigRecord({**content.config_records[_HEAD], "seen": head_text(seen)})
-    return RecordDict({_HEAD: head, _BODY: content.array_records[_BODY]})
+    head = ConfigRecord({**_head(content), "seen": head_text(seen)})
+    return RecordDict({_HEAD: head, _BODY: content[_BODY]})
 
 
 def unpack_train(content: RecordDict) -> TrainRequest:
@@ -120,9 +120,12 @@ def pack_refusal(refusal: Refused) -> RecordDict:
 
 def payload_size(content: RecordDict) -> int:
     """Bytes of everything in a message's content that grows: arrays, byte strings and texts."""
-    size = sum(len(array.data) for record in content.array_records.values() for array in record.values())
-    for config in content.config_records.values():
-        size += sum(len(value) for value in config.values() if isinstance(value, str | bytes))
+    size = 0
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            size += sum(len(array.data) for array in record.values())
+        elif isinstance(record, ConfigRecord):
+            size += sum(len(value) for value in record.values() if isinstance(value, str | bytes))
     return size
 
 
@@ -158,10 +161,20 @@ def _ledger_head(text: str) -> Head | None:
 
 
 def _raise_refusal(content: RecordDict) -> None:
-    if "refused" in content.config_records.get(_HEAD, {}):
+    if "refused" in _head(content):
         head = _values(content, {"refused": str, "detail": str})
         code = head["refused"]
         raise Refused(code if code in REASONS else "training-failed", printable(head["detail"], _MOST_DETAIL))
+
+
+def _head(content: RecordDict) -> ConfigRecord:
+    """The record of a message's head; an empty one if there is none.
+
+    Records are asked for one by one: Flower's `config_records` and `array_records` are views that refer to
+    themselves, so that a message's arrays would stay in memory until the collector comes by.
+    """
+    head = content.get(_HEAD)
+    return head if isinstance(head, ConfigRecord) else ConfigRecord()
 
 
 def _array_record(data: bytes) -> ArrayRecord:
@@ -169,16 +182,17 @@ def _array_record(data: bytes) -> ArrayRecord:
 
 
 def _bytes(content: RecordDict) -> bytes:
-    if _BODY not in content.array_records:
+    body = content.get(_BODY)
+    if not isinstance(body, ArrayRecord):
         raise MessageError("the message holds no adapter")
-    return array_bytes(content.array_records[_BODY])
+    return array_bytes(body)
 
 
 def _values(
     content: RecordDict, kinds: Mapping[str, type], beside: frozenset[str] | set[str] = frozenset()
 ) -> Any:
     """The values of a message's head: these keys, of exactly these types, and no record but those beside it."""
-    head = content.config_records.get(_HEAD, ConfigRecord())
+    head = _head(content)
     for key, kind in kinds.items():
         if type(head.get(key)) is not kind:
             raise MessageError(f"the message has no {key} of type {kind.__name__}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +65,33 @@ def text(values: Any) -> RecordDict:
 
 
 # There and back
+
+
+READ: dict[str, tuple[Callable[[], RecordDict], Callable[[RecordDict], object]]] = {
+    "a request": (lambda: messages.pack_train(REQUEST), messages.unpack_train),
+    "a request with a head": (
+        lambda: messages.with_seen(messages.pack_train(REQUEST), None),
+        messages.unpack_train,
+    ),
+    "a release": (lambda: messages.pack_release(Release(b"update")), messages.unpack_release),
+    "its size": (lambda: messages.pack_release(Release(b"update")), messages.payload_size),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_was_read_is_freed_at_once_and_not_when_the_collector_runs(name: str) -> None:
+    """The server reads a thousand of them in a round."""
+    pack, unpack = READ[name]
+    gc.collect()
+    gc.disable()
+    try:
+        content = pack()
+        arrays = weakref.ref(content["adapter"])
+        unpack(content)
+        del content
+        assert arrays() is None
+    finally:
+        gc.enable()
 
 
 def test_a_train_request_comes_back() -> None:
