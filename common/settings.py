@@ -12,14 +12,18 @@ import re
 import textwrap
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from common.errors import InputError
+
+# No count in a file is larger: what is multiplied and written down stays a number that a machine can hold.
+LARGEST_COUNT = 10**9
+Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
 
 
 class Section(BaseModel):

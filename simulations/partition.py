@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data import user_of
+from common.coordinator import Simulation
 from common.errors import InputError
-from common.plan import Simulation
 from common.records import Record
 
 
