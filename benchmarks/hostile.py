@@ -37,14 +37,14 @@ from server.run_directory import RunDirectory
 from simulations.grid import LocalGrid
 from simulations.run import count_units, organizations_of, participants_of, simulated_organization
 
-ORGANIZATIONS, HOSTILE, ROUNDS, TEST_RECORDS = 7, 2, 8, 749
-RULES: dict[str, dict[str, Any]] = {
-    "mean, no screen": {"screen": False},
+ORGANIZATIONS, HOSTILE, ROUNDS, TEST_RECORDS = 7, 2, 20, 749
+_ROBUST: dict[str, dict[str, Any]] = {
     "mean": {},
-    "median": {"robust": "median", "byzantine": HOSTILE, "screen": False},
-    "trimmed-mean": {"robust": "trimmed-mean", "byzantine": HOSTILE, "screen": False},
-    "multi-krum": {"robust": "multi-krum", "byzantine": HOSTILE, "screen": False},
+    "median": {"robust": "median", "byzantine": HOSTILE},
+    "trimmed-mean": {"robust": "trimmed-mean", "byzantine": HOSTILE},
+    "multi-krum": {"robust": "multi-krum", "byzantine": HOSTILE},
 }
+RULES = _ROBUST | {f"{name}, no screen": {**values, "screen": False} for name, values in _ROBUST.items()}
 Attack = Callable[[Adapter], Adapter]
 
 
@@ -109,7 +109,8 @@ def plan_of(rule: str, epsilon: float, records: int, folder: Path) -> Plan:
             **example["training"],
             "rounds": ROUNDS,
             "head_rounds": ROUNDS,
-            "batch_size": min(200, records // ORGANIZATIONS // 2),
+            "batch_size": records // ORGANIZATIONS // 2,
+            "schedule": "linear",
         },
         "federation": {"min_organizations": ORGANIZATIONS - HOSTILE},
         "aggregation": RULES[rule],
