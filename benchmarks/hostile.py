@@ -1,6 +1,7 @@
 """Two hostile organizations of seven, on a part of banking77 under privacy: which rule keeps the model.
 
-    python benchmarks/hostile.py [--rules NAME …] [--attacks NAME …] [--epsilon 8] [--records N] [--out FILE]
+    python benchmarks/hostile.py [--rules NAME …] [--attacks NAME …] [--epsilon 8] [--records N]
+                                 [--rounds N] [--out FILE]
 
 Every organization is a real vault that trains and noises; two of them change their update before it leaves for
 the server. All runs have one plan but for [aggregation]. The head alone is trained. Prints the accuracy on a part
@@ -37,7 +38,7 @@ from server.run_directory import RunDirectory
 from simulations.grid import LocalGrid
 from simulations.run import count_units, organizations_of, participants_of, simulated_organization
 
-ORGANIZATIONS, HOSTILE, ROUNDS, TEST_RECORDS = 7, 2, 20, 749
+ORGANIZATIONS, HOSTILE, TEST_RECORDS = 7, 2, 749
 _ROBUST: dict[str, dict[str, Any]] = {
     "mean": {},
     "median": {"robust": "median", "byzantine": HOSTILE},
@@ -97,7 +98,7 @@ class Hostile:
         return replace(release, update=to_bytes(self._attack(from_bytes(release.update, shapes))))
 
 
-def plan_of(rule: str, epsilon: float, records: int, folder: Path) -> Plan:
+def plan_of(rule: str, epsilon: float, records: int, rounds: int, folder: Path) -> Plan:
     """The plan under a rule, whose part of the records is written to a folder."""
     shared = shared_folder()
     for name, count in (("train", records), ("test", TEST_RECORDS)):
@@ -107,25 +108,25 @@ def plan_of(rule: str, epsilon: float, records: int, folder: Path) -> Plan:
         "model": {"base": str(shared / "models" / "minilm-l6")},
         "training": {
             **example["training"],
-            "rounds": ROUNDS,
-            "head_rounds": ROUNDS,
+            "rounds": rounds,
+            "head_rounds": rounds,
             "batch_size": records // ORGANIZATIONS // 2,
             "schedule": "linear",
         },
         "federation": {"min_organizations": ORGANIZATIONS - HOSTILE},
         "aggregation": RULES[rule],
         "privacy": {**example["privacy"], "epsilon": epsilon},
-        "evaluation": {"data": str(folder / "test.jsonl"), "every": ROUNDS},
+        "evaluation": {"data": str(folder / "test.jsonl"), "every": rounds},
         "simulation": {"data": str(folder / "train.jsonl"), "organizations": ORGANIZATIONS},
     }
     return validate({**example, **sections}, Plan, "the benchmark's plan")
 
 
-def run(rule: str, attack: str, epsilon: float, records: int) -> dict[str, Any]:
+def run(rule: str, attack: str, epsilon: float, records: int, rounds: int) -> dict[str, Any]:
     """One run in this process."""
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sotto-hostile-") as name:
-        plan = plan_of(rule, epsilon, records, Path(name))
+        plan = plan_of(rule, epsilon, records, rounds, Path(name))
         parts = organizations_of(plan)
         organizations = {
             name: simulated_organization(name, plan, count_units(plan, own)) for name, own in parts.items()
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))
     parser.add_argument("--epsilon", type=float, default=8.0)
     parser.add_argument("--records", type=int, default=8494)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "hostile.jsonl")
     options = parser.parse_args()
     results = Results(options.out)
@@ -159,8 +161,8 @@ def main() -> None:
     for rule in options.rules:
         cells = []
         for attack in options.attacks:
-            case = {"rule": rule, "attack": attack, "epsilon": options.epsilon, "records": options.records}
-            found = results.of(case, partial(run, rule, attack, options.epsilon, options.records))
+            scale = {"epsilon": options.epsilon, "records": options.records, "rounds": options.rounds}
+            found = results.of({"rule": rule, "attack": attack, **scale}, partial(run, rule, attack, **scale))
             cells.append(
                 f"{found['accuracy']:.3f}" + (f" ({found['refused']} refused)" if found["refused"] else "")
             )
