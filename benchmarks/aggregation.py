@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import tomllib
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from long_runs import ROOT, Results, every_so_many, shared_folder, simulated
+from long_runs import ROOT, Results, banking77, simulated
 
 ORGANIZATIONS = 7
 TEST_RECORDS = 749
@@ -62,12 +61,8 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
 
 def plan_of(method: str, setting: str, seed: int, records: int, folder: Path) -> dict[str, Any]:
     """The plan of a run, whose part of the records is written to a folder."""
-    shared = shared_folder()
-    for name, count in (("train", records), ("test", TEST_RECORDS)):
-        every_so_many(shared / "data" / "banking77" / f"{name}.jsonl", count, folder / f"{name}.jsonl")
-    example = tomllib.loads((ROOT / "examples" / "intents-banking77" / "plan.toml").read_text())
-    sections = {
-        "model": {"base": str(shared / "models" / "minilm-l6")},
+    plan = banking77(folder, records, TEST_RECORDS, ORGANIZATIONS)
+    plan |= {
         "lora": {"rank": 4, "alpha": 8.0, "target_modules": ["query", "value"]},
         "training": {
             "rounds": ROUNDS,
@@ -80,10 +75,9 @@ def plan_of(method: str, setting: str, seed: int, records: int, folder: Path) ->
             "head_learning_rate": 50.0,
         },
         "federation": {"min_organizations": ORGANIZATIONS},
-        "evaluation": {"data": str(folder / "test.jsonl"), "every": HEAD_ROUNDS},
-        "simulation": {"data": str(folder / "train.jsonl"), "organizations": ORGANIZATIONS, "seed": seed},
+        "evaluation": {**plan["evaluation"], "every": HEAD_ROUNDS},
+        "simulation": {**plan["simulation"], "seed": seed},
     }
-    plan = {**example, **sections}
     for name, values in METHODS[method].items():
         plan[name] = {**plan.get(name, {}), **values}
     if setting != "none":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from long_runs import ROOT, Results, every_so_many, shared_folder
+from long_runs import ROOT, Results, banking77
 
 from common.adapter import Adapter, from_bytes, sent, to_bytes
 from common.model import LoraModel
@@ -100,14 +99,10 @@ class Hostile:
 
 def plan_of(rule: str, epsilon: float, records: int, rounds: int, folder: Path) -> Plan:
     """The plan under a rule, whose part of the records is written to a folder."""
-    shared = shared_folder()
-    for name, count in (("train", records), ("test", TEST_RECORDS)):
-        every_so_many(shared / "data" / "banking77" / f"{name}.jsonl", count, folder / f"{name}.jsonl")
-    example = tomllib.loads((ROOT / "examples" / "intents-banking77" / "plan.toml").read_text())
-    sections = {
-        "model": {"base": str(shared / "models" / "minilm-l6")},
+    plan = banking77(folder, records, TEST_RECORDS, ORGANIZATIONS)
+    plan |= {
         "training": {
-            **example["training"],
+            **plan["training"],
             "rounds": rounds,
             "head_rounds": rounds,
             "batch_size": records // ORGANIZATIONS // 2,
@@ -115,11 +110,10 @@ def plan_of(rule: str, epsilon: float, records: int, rounds: int, folder: Path) 
         },
         "federation": {"min_organizations": ORGANIZATIONS - HOSTILE},
         "aggregation": RULES[rule],
-        "privacy": {**example["privacy"], "epsilon": epsilon},
-        "evaluation": {"data": str(folder / "test.jsonl"), "every": rounds},
-        "simulation": {"data": str(folder / "train.jsonl"), "organizations": ORGANIZATIONS},
+        "privacy": {**plan["privacy"], "epsilon": epsilon},
+        "evaluation": {**plan["evaluation"], "every": rounds},
     }
-    return validate({**example, **sections}, Plan, "the benchmark's plan")
+    return validate(plan, Plan, "the benchmark's plan")
 
 
 def run(rule: str, attack: str, epsilon: float, records: int, rounds: int) -> dict[str, Any]:

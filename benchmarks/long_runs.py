@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,21 @@ def shared_folder() -> Path:
     return Path(os.environ["SOTTO_SHARED"])
 
 
-def every_so_many(source: Path, count: int, target: Path) -> None:
-    """Write so many lines of a file of records, from all over it: it may be sorted by class."""
-    lines = source.read_text().splitlines()
-    chosen = lines[:: max(1, len(lines) // count)][:count]
-    target.write_text("".join(f"{line}\n" for line in chosen))
+def banking77(folder: Path, records: int, test_records: int, organizations: int) -> dict[str, Any]:
+    """The plan of the example on banking77, on a part of its records, which is written to a folder."""
+    shared = shared_folder()
+    for name, count in (("train", records), ("test", test_records)):
+        lines = (shared / "data" / "banking77" / f"{name}.jsonl").read_text().splitlines()
+        # From all over the file: it may be sorted by class.
+        chosen = lines[:: max(1, len(lines) // count)][:count]
+        (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in chosen))
+    example = tomllib.loads((ROOT / "examples" / "intents-banking77" / "plan.toml").read_text())
+    return {
+        **example,
+        "model": {"base": str(shared / "models" / "minilm-l6")},
+        "evaluation": {"data": str(folder / "test.jsonl")},
+        "simulation": {"data": str(folder / "train.jsonl"), "organizations": organizations},
+    }
 
 
 def simulated(plan: Mapping[str, Any], *, private: bool) -> tuple[list[dict[str, Any]], float]:

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from common.errors import Refused
 from common.lora import MOST_RANK
 from common.plan import Name, Plan
+from common.protocol import Description
 from common.settings import Section, SettingsFile
 from common.tasks.section import Kind
 
@@ -126,6 +127,14 @@ class Organization(SettingsFile):
                 f"{1 / self.data.public_size:.2g}: above it, publishing whole records would be allowed"
             )
         return self
+
+    def description(self) -> Description:
+        """What it says of itself before any run."""
+        return Description(self.name, self.data.unit, self.data.public_size, self.vault.max_rank)
+
+    def own_plan(self, plan: Plan) -> Plan:
+        """A plan as it is trained here, at a rank of our own if the plan allows one."""
+        return plan.at_rank(plan.lora.own_rank(self.vault.max_rank))
 
     def model_folder(self, plan: Plan) -> str:
         """The local folder of the plan's base model.

@@ -26,7 +26,7 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
     limit = organization.policy.max_epsilon_per_run
     steps = plan.training.rounds * plan.training.local_steps
     policy = organization.policy
-    rank_refused = plan.lora.refusal(plan.lora.own_rank(organization.vault.max_rank))
+    rank_refused = plan.lora.refusal(organization.vault.max_rank)
     refusals = {
         f"task.kind = {plan.task.kind!r}; allowed: {', '.join(policy.tasks)}": plan.task.kind not in policy.tasks,
         f"training.rounds = {plan.training.rounds}; {policy.max_rounds} are allowed": (

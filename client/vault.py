@@ -88,8 +88,7 @@ class Vault:
 
     def describe(self) -> Description:
         """Name, unit, public size and largest rank."""
-        data = self._organization.data
-        return Description(self._organization.name, data.unit, data.public_size, self._organization.vault.max_rank)
+        return self._organization.description()
 
     def train(self, request: TrainRequest) -> Release:
         """Train one round and release the noised update.
@@ -107,8 +106,7 @@ class Vault:
             return Release(stored, self._ledger.head)
         self._check_approved(request, plan)
         reservation = self._reservation(request, plan)
-        own_rank = plan.lora.own_rank(self._organization.vault.max_rank)
-        prepared = self._prepare(plan.at_rank(own_rank), request.fingerprint)
+        prepared = self._prepare(self._organization.own_plan(plan), request.fingerprint)
         adapter = received(request, plan, prepared.model)
         # A run keeps the mechanism that it was charged for, also if the policy has changed since.
         charged = self._ledger.reserve(reservation, lifetime_cap(self._organization))

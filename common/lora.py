@@ -38,8 +38,13 @@ class Lora(Section):
         """
         return self.rank if most is None else min(self.rank, most)
 
-    def refusal(self, rank: int) -> str | None:
-        """Why an organization of a rank cannot take part; None if it can."""
+    def refusal(self, most: int | None) -> str | None:
+        """Why an organization cannot take part; None if it can.
+
+        Args:
+            most: the largest rank that it trains; None for any.
+        """
+        rank = self.own_rank(most)
         if rank >= (self.min_rank or self.rank):
             return None
         if self.min_rank is None:

@@ -9,6 +9,7 @@ organizations scale their layers alike, so that products of B and A can be compa
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -59,21 +60,23 @@ def mean_of_changes(
 
     Args:
         kept: the adapter before the round. What is no LoRA layer, a head, is this and the mean of the updates.
-        starts: what each organization began with; those of one rank are one object.
+        starts: what each organization began with; those of one rank are equal.
         updates: of the same names and shapes, organization by organization: what it has become, minus its start.
         weights: one per update, positive.
         fresh: the adapter of round 0, at the rank of the result.
     """
     shares = [weight / sum(weights) for weight in weights]
-    # Organizations of one rank began with the same: it is taken off once.
-    begun = {id(start): start for start in starts}
-    taken_off = {
-        key: -sum(s for s, start in zip(shares, starts, strict=True) if id(start) == key) for key in begun
-    }
 
     def factors(name_b: str, name_a: str) -> Factors:
+        # Organizations of one rank began with the same: it is taken off once.
+        begun: dict[int, Adapter] = {}
+        taken_off: dict[int, float] = defaultdict(float)
+        for start, share in zip(starts, shares, strict=True):
+            rank = len(start[name_a])
+            begun[rank] = start
+            taken_off[rank] -= share
         before: Factors = [((kept[name_b], kept[name_a]), 1.0)]
-        before += [((begun[key][name_b], begun[key][name_a]), taken_off[key]) for key in begun]
+        before += [((begun[rank][name_b], begun[rank][name_a]), share) for rank, share in taken_off.items()]
         return before + list(zip(_after(starts, updates, name_b, name_a), shares, strict=True))
 
     return _by_layer(factors, kept, updates, weights, fresh)

@@ -156,7 +156,7 @@ def check_ranks(roster: Roster, plan: Plan) -> None:
         InputError: it cannot; names the first organization.
     """
     for name in roster.nodes:
-        reason = plan.lora.refusal(plan.lora.own_rank(roster.described[name].max_rank))
+        reason = plan.lora.refusal(roster.described[name].max_rank)
         if reason is not None:
             raise InputError(f"{name} trains at {reason} (aggregation.method = {plan.aggregation.method!r})")
 

@@ -49,9 +49,8 @@ class OpenTrainer:
         self._units = FrozenUnits(self._task, records.units, organization.vault.max_tokens, self._precision)
 
     def describe(self) -> Description:
-        """Name, unit and public size."""
-        data = self._organization.data
-        return Description(self._organization.name, data.unit, data.public_size, self._organization.vault.max_rank)
+        """As the vault."""
+        return self._organization.description()
 
     def train(self, request: TrainRequest) -> Release:
         """The vault's steps on the same kind of sample, with the plain mean over a unit's examples."""

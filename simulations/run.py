@@ -150,8 +150,7 @@ def participants_of(
             participants[node] = Vault(organization, own, ledger, load, entropy, boundary)
         else:
             encoded = encode(own, make_task(plan.task, model.tokenizer), plan.simulation.user_field)
-            at_rank = plan.at_rank(plan.lora.own_rank(organization.vault.max_rank))
-            trained = load(plan.base_folder(), at_rank)
+            trained = load(plan.base_folder(), organization.own_plan(plan))
             participants[node] = OpenTrainer(organization, encoded, trained, plan, entropy)
     return participants
 
@@ -198,6 +197,7 @@ def simulated_organization(name: str, plan: Plan, count: int, max_rank: int | No
     if count < 1:
         raise InputError(f"{name}: has no {plan.privacy.unit} to train on")
     public_size = int(float(f"{count:.1e}"))
+    vault = VaultSection(max_rank=max_rank)
     return Organization(
         name=name,
         data=Data(
@@ -214,7 +214,7 @@ def simulated_organization(name: str, plan: Plan, count: int, max_rank: int | No
             max_delta=min(plan.privacy.delta, 0.99 / public_size),
             plans="any-within-policy",
         ),
-        vault=VaultSection(max_tokens=16384 if torch.cuda.is_available() else 512, max_rank=max_rank),
+        vault=vault.model_copy(update={"max_tokens": 16384}) if torch.cuda.is_available() else vault,
     )
 
 

@@ -127,8 +127,7 @@ def _plan(
     try:
         with _peak_memory(device) as peak:
             folder = str(listed_folder(organization, plan.model.base))
-            own = plan.at_rank(plan.lora.own_rank(organization.vault.max_rank))
-            model = LoraModel(folder, own, organization.vault.device)
+            model = LoraModel(folder, organization.own_plan(plan), organization.vault.device)
             task = make_task(plan.task, model.tokenizer)
             precision = verified_precision(model, task, plan)
             name = str(precision).removeprefix("torch.")

@@ -22,7 +22,7 @@ def check_plan(organization: Organization, plan: Plan) -> Checks[None]:
 
 def _policy(organization: Organization, plan: Plan) -> Checks[bool]:
     check_plan_fits(plan, organization)
-    rank = plan.lora.own_rank(organization.vault.max_rank)
+    rank = organization.own_plan(plan).lora.rank
     own = f"; trained at rank {rank} of the plan's {plan.lora.rank}" if rank < plan.lora.rank else ""
     yield _GROUP.ok(
         "policy",
