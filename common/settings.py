@@ -183,7 +183,8 @@ def _commented_out(name: str, kind: type[Section]) -> list[str]:
 def _entry(name: str, field: FieldInfo) -> list[str]:
     value = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
     assert value is not PydanticUndefined, f"{name} needs a default or an example"
-    optional = field.default is None and not field.is_required()
+    # What may be left out, and does something else if it is: an example of it must not be in force.
+    optional = field.default is None or (field.default == [] and field.examples)
     text = "..." if value is None else _inline(value)
     return [*_comment(field.description or ""), f"{'# ' if optional else ''}{name} = {text}"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -486,6 +487,18 @@ def test_the_commented_file_is_a_valid_plan(tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     path.write_text(template(Plan), encoding="utf-8")
     assert Plan.read(path).name == "triage"
+
+
+def test_the_commented_file_puts_in_force_what_a_plan_needs_and_nothing_that_it_may_leave_out() -> None:
+    written = tomllib.loads(template(Plan))
+    needed = {
+        "name": "triage",
+        "model": {"base": "HuggingFaceTB/SmolLM2-135M"},
+        "lora": {"rank": 8, "alpha": 16.0},
+        "training": {"rounds": 20, "local_steps": 4, "batch_size": 256, "learning_rate": 0.001},
+        "privacy": {"epsilon": 8.0, "delta": 1e-5},
+    }
+    assert validate(written, Plan, "written") == validate(needed, Plan, "needed")
 
 
 def test_the_commented_file_holds_every_key_and_its_documentation() -> None:
