@@ -222,7 +222,6 @@ def _traffic(rounds: Sequence[RoundLine]) -> dict[str, Any]:
         "rounds": max((line.round for line in rounds), default=0),
         "up": sum(line.bytes_up for line in rounds) / 1e6,
         "down": sum(line.bytes_down for line in rounds) / 1e6,
-        "seconds": sum(line.seconds for line in rounds),
     }
 
 
