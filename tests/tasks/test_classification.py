@@ -19,7 +19,6 @@ from common.heads import HeadedModel
 from common.model import LoraModel, with_head
 from common.tasks import UnusableError, make_task
 from common.tasks.class_report import class_report
-from common.tasks.scores import class_metrics
 from common.tasks.classification import ClassPrediction
 from common.tasks.scores import class_metrics
 from common.tasks.section import TaskSection
@@ -210,10 +209,10 @@ def test_metrics_of_classes_by_hand(tokenizer: Any) -> None:
 
 
 def test_metrics_of_two_classes_by_hand() -> None:
-    metrics = class_metrics([0, 1, 1], [[0.6, 0.4], [0.7, 0.3], [0.0, 1.0]], ["no", "yes"])
-    # Of two pairs of a "yes" and a "no", one is in the right order.
-    assert metrics["roc_auc"] == 0.5
-    assert metrics["loss"] == pytest.approx(-(math.log(0.6) + math.log(0.3)) / 3)
+    metrics = class_metrics([0, 1, 1, 1], [[0.6, 0.4], [0.7, 0.3], [0.0, 1.0], [0.1, 0.9]], ["no", "yes"])
+    # Of three pairs of a "yes" and a "no", two are in the right order.
+    assert metrics["roc_auc"] == pytest.approx(2 / 3)
+    assert metrics["loss"] == pytest.approx(-(math.log(0.6) + math.log(0.3) + math.log(0.9)) / 4)
 
 
 def test_a_right_class_that_was_held_impossible_costs_much_but_not_everything() -> None:
