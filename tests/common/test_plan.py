@@ -17,6 +17,7 @@ from common.aggregation import Aggregation
 from common.errors import InputError
 from common.plan import Plan
 from common.settings import Section, template, validate
+from tests.conftest import ROOT
 
 SMALLEST: dict[str, Any] = {
     "name": "triage",
@@ -481,6 +482,13 @@ def test_any_json_in_the_place_of_a_value_gives_that_plan_or_an_input_error(data
 
 
 # Files and paths
+
+EXAMPLES = sorted((ROOT / "examples").glob("*/plan*.toml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_plan_of_every_example_is_valid_and_protects_at_epsilon_8(path: Path) -> None:
+    assert Plan.read(path).privacy.epsilon <= 8
 
 
 def test_the_commented_file_is_a_valid_plan(tmp_path: Path) -> None:
