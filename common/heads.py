@@ -15,10 +15,10 @@ HEAD = "head."
 class HeadedModel(torch.nn.Module):
     """A base model without its own output layer, and a head in float32 that begins at zero.
 
-    A text's vector has length 1 (as sentence encoders are pooled, Reimers & Gurevych 2019,
+    The vector of a text or a token has length 1 (as sentence encoders are pooled, Reimers & Gurevych 2019,
     https://arxiv.org/abs/1908.10084), so that the gradient of the head has a length of at most √2, whatever the
-    base model: that suits a clipping norm of 1. There is no bias: as a part of the vector that is always 1 it
-    would take half of each gradient's squared length, and half of what the clipping norm leaves.
+    base model: that suits a clipping norm of 1, and leaves some of it to the layers below. There is no bias: as a
+    part of the vector that is always 1 it would take half of each gradient's squared length.
 
     Args:
         backbone: gives `last_hidden_state`.
@@ -66,12 +66,12 @@ class HeadedModel(torch.nn.Module):
         """What the head is given, in float32.
 
         Returns:
-            Shape (texts, layers × width), each of length 1, or (texts, tokens, width) without pooling.
+            Shape (texts, layers × width), or (texts, tokens, width) without pooling; each vector has length 1.
         """
         outputs = self.backbone(**inputs, output_hidden_states=self.layers > 1)
         last: torch.Tensor = outputs.last_hidden_state.float()
         if self.pooling is None:
-            return last
+            return F.normalize(last, dim=-1)
         below = outputs.hidden_states[-self.layers : -1] if self.layers > 1 else ()
         pooled = [_pooled(hidden.float(), inputs["attention_mask"], self.pooling) for hidden in (*below, last)]
         vectors = torch.cat([F.normalize(vector, dim=-1) for vector in pooled], dim=-1)

@@ -68,7 +68,7 @@ _VECTORS = {
     "mean": "A text's vector is the mean of `model(...).last_hidden_state` over its tokens, scaled to length 1.",
     "first": "A text's vector is `model(...).last_hidden_state` of its first token, scaled to length 1.",
     "last": "A text's vector is `model(...).last_hidden_state` of its last token, scaled to length 1.",
-    None: "There is a vector for each token: `model(...).last_hidden_state`.",
+    None: "There is a vector for each token: `model(...).last_hidden_state`, scaled to length 1.",
 }
 _SIDE_BY_SIDE = (
     " So is one made from each of the last {layers} of `model(..., output_hidden_states=True).hidden_states`; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,27 @@ def test_the_answer_is_the_likeliest_of_all_spans_of_all_windows(
         expected = "" if no_answer and nowhere > best[0] else best[1]
         assert prediction.text == expected
         assert prediction.answers == tuple(one["answers"])
+
+
+@pytest.mark.parametrize("base", ["encoder", "decoder"])
+def test_a_loss_is_the_mean_of_its_ends_with_tokens_vectors_of_length_one(
+    task_plan: MakeTaskPlan, base: str
+) -> None:
+    plan = task_plan("question-answering", base)
+    model = LoraModel(plan.model.base, plan)
+    draw = np.random.default_rng(1)
+    model.load({name: draw.normal(0, 0.2, shape).astype(np.float32) for name, shape in model.shapes.items()})
+    task = make_task(plan.task, model.tokenizer)
+    examples = [example for place in range(4) for example in task.encode(record(place))]
+    for example, loss in zip(examples, task.losses(model.module, examples, 48).tolist(), strict=True):
+        # Without padding or mask, token by token.
+        hidden = model.peft(input_ids=torch.tensor([example.input_ids])).last_hidden_state[0]
+        scores = [(model.module.head.weight @ (vector / vector.norm())).tolist() for vector in hidden]
+        ends = [
+            math.log(sum(math.exp(score[end]) for score in scores)) - scores[example.labels[end]][end]
+            for end in (0, 1)
+        ]
+        assert loss == pytest.approx(sum(ends) / 2, abs=1e-5)
 
 
 def test_exact_match_and_f1_by_hand() -> None:
