@@ -28,7 +28,7 @@ from long_runs import ROOT, Results, simulated
 from common.plan import Plan
 from common.settings import validate
 
-EXAMPLES = ["sentiment-sst2", "intents-banking77", "news-thucnews", "restaurants-e2e"]
+EXAMPLES = ["sentiment-sst2", "intents-banking77", "news-thucnews", "restaurants-e2e", "questions-squad"]
 
 
 @dataclass(frozen=True)
