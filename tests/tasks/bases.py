@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     AutoTokenizer,
@@ -17,6 +18,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from common.model import LoraModel
+from common.plan import Plan
 from common.tasks.section import TaskSection
 from tests.conftest import DEMO_BASE
 
@@ -77,6 +80,14 @@ def record(number: int) -> dict[str, Any]:
         "answer_starts": [text.index(words[2])],
         "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": " ".join(words[:3])}],
     }
+
+
+def randomized(plan: Plan, deviation: float, seed: int) -> LoraModel:
+    """A model none of whose trained tensors is zero: normal numbers of a standard deviation."""
+    model = LoraModel(plan.model.base, plan)
+    draw = np.random.default_rng(seed)
+    model.load({name: draw.normal(0, deviation, shape).astype(np.float32) for name, shape in model.shapes.items()})
+    return model
 
 
 def save_base(kind: str, folder: Path, width: int = 32) -> Path:

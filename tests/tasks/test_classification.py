@@ -25,17 +25,10 @@ from common.tasks.section import TaskSection
 from server.evaluate import evaluate
 from server.result import load_result, merge
 from simulations.run import simulate
-from tests.tasks.bases import LABELS, record, section
+from tests.tasks.bases import LABELS, randomized, record, section
 from tests.tasks.conftest import MakeTaskPlan
 
 TEXTS = ["parcel", "the bank opens late", "doctor " * 9]
-
-
-def model_for(plan: Any) -> LoraModel:
-    model = LoraModel(plan.model.base, plan)
-    draw = np.random.default_rng(1)
-    model.load({name: draw.normal(0, 0.2, shape).astype(np.float32) for name, shape in model.shapes.items()})
-    return model
 
 
 @pytest.mark.parametrize(
@@ -46,7 +39,7 @@ def test_a_loss_is_that_of_the_text_alone_with_its_pooled_vector(
     task_plan: MakeTaskPlan, base: str, pooling: str | None
 ) -> None:
     plan = task_plan("classification", base, task={"pooling": pooling} if pooling else {})
-    model = model_for(plan)
+    model = randomized(plan, 0.2, seed=1)
     task = make_task(plan.task, model.tokenizer)
     examples = [task.encode({"text": text, "label": "perhaps"})[0] for text in TEXTS]
     losses = task.losses(model.module, examples, 48).tolist()
@@ -62,7 +55,7 @@ def test_a_loss_is_that_of_the_text_alone_with_its_pooled_vector(
 
 @pytest.mark.parametrize("base", ["encoder", "decoder"])
 def test_the_pooled_vectors_of_the_last_layers_stand_side_by_side(task_plan: MakeTaskPlan, base: str) -> None:
-    model = model_for(task_plan("classification", base, task={"pooling_layers": 2}))
+    model = randomized(task_plan("classification", base, task={"pooling_layers": 2}), 0.2, seed=1)
     task = make_task(section("classification"), model.tokenizer)
     examples = [task.encode({"text": text, "label": "perhaps"})[0] for text in TEXTS]
     losses = task.losses(model.module, examples, 48).tolist()
@@ -81,7 +74,7 @@ def test_the_pooled_vectors_of_the_last_layers_stand_side_by_side(task_plan: Mak
 @pytest.mark.parametrize("base", ["encoder", "decoder"])
 def test_gradients_under_pooled_layers_are_those_of_a_loop(task_plan: MakeTaskPlan, base: str) -> None:
     plan = task_plan("classification", base, task={"pooling_layers": 2})
-    model = model_for(plan)
+    model = randomized(plan, 0.2, seed=1)
     parameters = model.trained_parameters()
     assert len(parameters) > 1
     verify_training(model.module, parameters, make_task(plan.task, model.tokenizer), 1e-5)
@@ -116,7 +109,7 @@ def test_layers_are_pooled_for_classes_only() -> None:
 @pytest.mark.parametrize("layers", [1, 2])
 def test_vectors_that_are_kept_give_the_same_losses(task_plan: MakeTaskPlan, layers: int) -> None:
     plan = task_plan("classification", "encoder", task={"pooling_layers": layers})
-    model = model_for(plan)
+    model = randomized(plan, 0.2, seed=1)
     task: Any = make_task(plan.task, model.tokenizer)
     examples = [task.encode(record(number))[0] for number in range(5)]
     frozen = task.frozen(model.module, examples, 48)
@@ -167,7 +160,7 @@ def test_a_long_text_is_cut_and_the_field_of_the_label_can_be_another(tokenizer:
 
 def test_of_predictions_each_record_has_its_own(task_plan: MakeTaskPlan) -> None:
     plan = task_plan("classification", "encoder")
-    model = model_for(plan)
+    model = randomized(plan, 0.2, seed=1)
     task = make_task(plan.task, model.tokenizer)
     records = [record(number) for number in range(40)]
     records[7] = {"text": "no label"}

@@ -25,19 +25,11 @@ from server.result import load_result, merge
 from simulations.entropy import SeededEntropy
 from simulations.run import simulate
 from tests.client.vaults import open_vault, write_organization
-from tests.tasks.bases import PAIRS, record
+from tests.tasks.bases import PAIRS, randomized, record
 from tests.tasks.conftest import MakeTaskPlan
 
 HEADED = ("classification", "question-answering")
 every_pair = pytest.mark.parametrize(("kind", "base"), PAIRS)
-
-
-def randomized(plan: Plan) -> LoraModel:
-    """A model none of whose trained tensors is zero."""
-    model = LoraModel(plan.model.base, plan)
-    draw = np.random.default_rng(0)
-    model.load({name: draw.normal(0, 0.1, shape).astype(np.float32) for name, shape in model.shapes.items()})
-    return model
 
 
 @every_pair
@@ -46,7 +38,7 @@ def test_gradients_of_examples_are_those_of_a_loop(
     task_plan: MakeTaskPlan, kind: str, base: str, method: str
 ) -> None:
     plan = task_plan(kind, base, aggregation={"method": method})
-    model = randomized(plan)
+    model = randomized(plan, 0.1, seed=0)
     task = make_task(plan.task, model.tokenizer)
     parameters = model.trained_parameters()
     assert any(name.startswith("head.") for name in parameters) == (
@@ -81,7 +73,7 @@ def test_gradients_in_bfloat16_are_near_those_of_a_loop_in_float32(
     task_plan: MakeTaskPlan, kind: str, base: str
 ) -> None:
     plan = task_plan(kind, base)
-    model = randomized(plan)
+    model = randomized(plan, 0.1, seed=0)
     task = make_task(plan.task, model.tokenizer)
     parameters = model.trained_parameters()
     units = [task.encode(record(number)) for number in range(4)]
@@ -104,7 +96,7 @@ def released(folder: Path, plan: Plan, records: list[dict[str, Any]], noise: int
     """What a vault with these records releases; the same draws and the same noise for the same seed."""
     path = write_organization(folder, Path(plan.model.base))
     (folder / "records.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
-    model = randomized(plan)
+    model = randomized(plan, 0.1, seed=0)
     # In a round of the head alone, the head alone travels.
     shapes = adapter.sent(model.trained_shapes, head_only=plan.training.is_head_alone(1))
     every = model.adapter()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,7 +12,7 @@ from common.model import LoraModel
 from common.tasks import UnusableError, make_task, predictions_on
 from common.tasks.scores import answer_metrics
 from common.tasks.section import TaskSection
-from tests.tasks.bases import WORDS, record
+from tests.tasks.bases import WORDS, randomized, record
 from tests.tasks.conftest import MakeTaskPlan
 
 LONG = " ".join(f"{WORDS[at % 12]} {at}" for at in range(60))
@@ -102,9 +101,7 @@ def test_the_answer_is_the_likeliest_of_all_spans_of_all_windows(
     task_plan: MakeTaskPlan, base: str, no_answer: bool
 ) -> None:
     plan = task_plan("question-answering", base, task={"no_answer": no_answer})
-    model = LoraModel(plan.model.base, plan)
-    draw = np.random.default_rng(3)
-    model.load({name: draw.normal(0, 0.5, shape).astype(np.float32) for name, shape in model.shapes.items()})
+    model = randomized(plan, 0.5, seed=3)
     made = make_task(plan.task, model.tokenizer)
     records = [{**record(number), "context": " ".join([record(number)["context"]] * 4)} for number in range(8)]
     for one, prediction in zip(records, made.predict(model.module, records), strict=True):
@@ -138,9 +135,7 @@ def test_a_loss_is_the_mean_of_its_ends_with_tokens_vectors_of_length_one(
     task_plan: MakeTaskPlan, base: str
 ) -> None:
     plan = task_plan("question-answering", base)
-    model = LoraModel(plan.model.base, plan)
-    draw = np.random.default_rng(1)
-    model.load({name: draw.normal(0, 0.2, shape).astype(np.float32) for name, shape in model.shapes.items()})
+    model = randomized(plan, 0.2, seed=1)
     task = make_task(plan.task, model.tokenizer)
     examples = [example for place in range(4) for example in task.encode(record(place))]
     for example, loss in zip(examples, task.losses(model.module, examples, 48).tolist(), strict=True):
