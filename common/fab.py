@@ -40,26 +40,14 @@ clientapp = "{COMPONENTS["clientapp"]}"
 run-directory = ""
 """
 
-_FILES = {"pyproject.toml", ".info/CONTENT"}
+APP_FILES: dict[str, bytes | Path] = {"pyproject.toml": _PYPROJECT.encode()}
+"""The app's source, by path, as Flower builds a FAB from it."""
+
+_FILES = {*APP_FILES, ".info/CONTENT"}
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MOST_BYTES = 2**16
 # Of a file inside. The time that a TOML parser takes grows with the square of a key's length.
 _MOST_FILE_BYTES = 2**13
-
-
-def write_app(folder: Path) -> Path:
-    """Write the app's source, one file, where `flwr run` can take it from.
-
-    Args:
-        folder: an empty folder.
-
-    Returns:
-        The app's folder.
-    """
-    app = folder / "sotto-app"
-    app.mkdir()
-    (app / "pyproject.toml").write_text(_PYPROJECT, encoding="utf-8")
-    return app
 
 
 def check_app(content: bytes, digest: str) -> None:

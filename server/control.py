@@ -1,8 +1,9 @@
-"""The SuperLink's list of nodes, kept equal to the registry. Leans on private names of one version of flwr."""
+"""The Control API of the SuperLink on this machine. Leans on private names of one version of flwr."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import httpx
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
@@ -16,6 +17,32 @@ from server.registry import Registry
 _UNREGISTERED = "unregistered"
 
 
+@contextmanager
+def control(superlink: Address) -> Iterator[ControlHttpClient]:
+    """A client of the Control API, as long as the context lasts.
+
+    Args:
+        superlink: where it is.
+
+    Raises:
+        SottoError: the SuperLink does not answer, or refuses what it is asked.
+    """
+    client = ControlHttpClient.from_server_address(
+        server_address=str(superlink),
+        insecure=True,
+        root_certificates=None,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-cli")],
+    )
+    try:
+        yield client
+    except httpx.HTTPStatusError as error:
+        raise SottoError(f"the SuperLink refuses: {error.response.text[:200]}") from None
+    except httpx.HTTPError as error:
+        raise SottoError(f"the SuperLink at {superlink} does not answer: {error}") from None
+    finally:
+        client.close()
+
+
 def synchronize(registry: Registry, superlink: Address) -> None:
     """Register the registry's node keys with a SuperLink and take all others from it; note the nodes' numbers.
 
@@ -26,21 +53,8 @@ def synchronize(registry: Registry, superlink: Address) -> None:
     Raises:
         SottoError: the SuperLink does not answer or refuses a key.
     """
-    client = ControlHttpClient.from_server_address(
-        server_address=str(superlink),
-        insecure=True,
-        root_certificates=None,
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-cli")],
-    )
-    try:
-        with registry.exclusive():
-            _synchronize(registry, client)
-    except httpx.HTTPStatusError as error:
-        raise SottoError(f"the SuperLink refuses: {error.response.text[:200]}") from None
-    except httpx.HTTPError as error:
-        raise SottoError(f"the SuperLink at {superlink} does not answer: {error}") from None
-    finally:
-        client.close()
+    with control(superlink) as client, registry.exclusive():
+        _synchronize(registry, client)
 
 
 def _synchronize(registry: Registry, client: ControlHttpClient) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -79,22 +78,21 @@ def _wait_for_server(address: Address) -> None:
 
 
 def _run(directory: RunDirectory, address: Address, observer: Observer) -> None:
-    with tempfile.TemporaryDirectory(prefix="sotto-run-") as folder:
-        flower = Flower(address, Path(folder))
-        if is_held(directory.path / "run"):
-            # An earlier `sotto run` was killed, but its ServerApp goes on: watch that one.
-            status = directory.status()
-            identity = status.flower_run if status else ""
-        else:
-            earlier = directory.status()
-            if earlier is not None:
-                # Its ServerApp may have died: organizations would wait for what that had begun to send.
-                with suppress(SottoError):
-                    flower.stop(earlier.flower_run)
-            directory.forget_status()
-            identity = flower.submit(directory.path.absolute())
-        with _stopped_on_error(flower, identity, directory):
-            _follow(directory, observer, (flower, identity))
+    flower = Flower(address)
+    if is_held(directory.path / "run"):
+        # An earlier `sotto run` was killed, but its ServerApp goes on: watch that one.
+        status = directory.status()
+        identity = status.flower_run if status else ""
+    else:
+        earlier = directory.status()
+        if earlier is not None:
+            # Its ServerApp may have died: organizations would wait for what that had begun to send.
+            with suppress(SottoError):
+                flower.stop(earlier.flower_run)
+        directory.forget_status()
+        identity = flower.submit(directory.path.absolute())
+    with _stopped_on_error(flower, identity, directory):
+        _follow(directory, observer, (flower, identity))
 
 
 @contextmanager

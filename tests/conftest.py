@@ -12,7 +12,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # as in sotto.py: programs are started beside open channels
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny models a second thread costs more than it gives
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,23 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import sotto
 from common.plan import Plan
 from common.settings import validate
+from tests.programs import start as programs
 
 ROOT = Path(__file__).parent.parent
 DEMO_BASE = ROOT / "simulations" / "demo" / "base"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """All workers of a test run fork their programs from one process, which this one outlives."""
+    if not hasattr(config, "workerinput"):
+        os.environ[programs.FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="sotto-programs-")
+        os.environ[programs.OWNER_VARIABLE] = str(os.getpid())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The process that programs are forked from ends with this one."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(programs.FOLDER_VARIABLE), ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

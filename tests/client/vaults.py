@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -33,6 +30,7 @@ from common.records import read_records
 from common.signing import StatementKey
 from simulations.entropy import SeededEntropy
 from tests.conftest import ROOT
+from tests.programs.start import start
 
 RECORDS = [{"text": f"Customer: where is parcel {n}?\nAgent: on its way to you."} for n in range(30)]
 # No test measures time: this only keeps a broken program from holding up the others.
@@ -188,15 +186,8 @@ class VaultProcess:
     def __init__(self, path: Path, *before: str) -> None:
         self.output, self.errors = path.with_suffix(".out"), path.with_suffix(".err")
         with self.output.open("wb") as output, self.errors.open("wb") as errors:
-            self.process = subprocess.Popen(
-                [*before, sys.executable, "-m", "sotto", "vault", "start", str(path)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "400"},
-                # A test run in a shell's background ignores the signal, and its children would inherit that.
-                preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-            )
+            command = [*before, sys.executable, "-m", "sotto", "vault", "start", path]
+            self.process = start(command, cwd=ROOT, output=output, errors=errors)
 
     def __enter__(self) -> VaultProcess:
         return self

@@ -8,17 +8,16 @@ import io
 import struct
 import zipfile
 import zlib
-from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
-from flwr.cli.build import build_fab_from_disk
+from flwr.cli.build import build_fab_from_files
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import Refused
-from common.fab import COMPONENTS, check_app, write_app
+from common.fab import APP_FILES, COMPONENTS, check_app
 
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate name", "ignore::DeprecationWarning")
 
@@ -50,8 +49,8 @@ def components(value: Any) -> tuple[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return build_fab_from_disk(write_app(tmp_path_factory.mktemp("app")))
+def shipped() -> bytes:
+    return build_fab_from_files(APP_FILES)[0]
 
 
 def test_the_app_that_the_coordinator_ships_is_taken(shipped: bytes) -> None:
@@ -60,8 +59,8 @@ def test_the_app_that_the_coordinator_ships_is_taken(shipped: bytes) -> None:
         assert set(archive.namelist()) == {"pyproject.toml", ".info/CONTENT"}
 
 
-def test_the_app_is_the_same_bytes_each_time(shipped: bytes, tmp_path: Path) -> None:
-    assert build_fab_from_disk(write_app(tmp_path)) == shipped
+def test_the_app_is_the_same_bytes_each_time(shipped: bytes) -> None:
+    assert build_fab_from_files(APP_FILES)[0] == shipped
 
 
 def test_an_app_packed_by_other_means_is_taken_too() -> None:

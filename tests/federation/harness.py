@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -21,7 +19,7 @@ from client.keys import make_keys
 from common.network import free_port
 from server.certs import make_certificates
 from server.superlink import Server, apply_registry
-from tests.conftest import ROOT
+from tests.programs.start import start
 
 # No test measures time: a limit only keeps a broken program from holding up the others.
 LONG = 240.0
@@ -47,16 +45,7 @@ class Program:
     def __init__(self, command: Sequence[object], log: Path, **environment: str) -> None:
         self.log = log
         with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [str(part) for part in command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=log.parent,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _path(), "COLUMNS": "400", **environment},
-                # A test run in a shell's background ignores the signal, and its children would inherit that.
-                preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-            )
+            self.process = start(command, cwd=log.parent, output=output, **environment)
 
     @property
     def text(self) -> str:
@@ -126,11 +115,6 @@ def _kill(process: psutil.Process) -> None:
         process.kill()
     except psutil.NoSuchProcess:
         return
-
-
-def _path() -> str:
-    # The programs run the code under test, also where that is a copy.
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
 class Federation:

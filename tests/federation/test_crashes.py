@@ -209,6 +209,7 @@ def test_messages_that_never_arrive_whole_hold_up_nobody(tiny_base: Path, tmp_pa
         federation.start_server()
         hook = os.pathsep.join([str(tmp_path / "hook"), str(ROOT)])
         node = federation.start("a-node", "supernode", "start", home / "relay.toml", PYTHONPATH=hook)
+        node.wait_for("relays between")
         first = federation.write_plan("first", federation={"min_organizations": 1, "round_timeout": 10.0})
         code, said = federation.run(first, tmp_path / "first")
         assert code == 1

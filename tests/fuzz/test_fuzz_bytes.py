@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.cli.build import build_fab_from_disk
+from flwr.cli.build import build_fab_from_files
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.adapter import AdapterError, from_bytes, initial, to_bytes, to_wire
 from common.compression import Fewer
 from common.errors import Refused
-from common.fab import check_app, write_app
+from common.fab import APP_FILES, check_app
 from common.rounding import PublicUniforms
 from common.signing import StatementKey, is_signed
 from tests.fuzz.hostile import ONE, damaged_bytes, damaged_json_text, messages
@@ -170,8 +170,8 @@ def test_a_damaged_adapter_in_fewer_bits_is_refused_or_holds_what_stands_there(
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return build_fab_from_disk(write_app(tmp_path_factory.mktemp("app")))
+def shipped() -> bytes:
+    return build_fab_from_files(APP_FILES)[0]
 
 
 def settings_of(shipped: bytes) -> bytes:

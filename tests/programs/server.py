@@ -1,0 +1,110 @@
+"""The process that programs of tests are forked from: it imports their libraries, and waits.
+
+`python -m tests.programs.server SOCKET PARENT ROOM` answers requests on a unix socket until the process PARENT is
+gone. A request is one line of JSON with a program's command, folder and environment, and its three streams as
+descriptors. The answer is the process's number, and, when it has ended, its exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import selectors
+import socket
+import sys
+from pathlib import Path
+
+from tests.programs.forked import become, is_single_threaded
+
+_MOST_BYTES = 2**20
+_LOOK_SECONDS = 1.0
+# What Flower's programs import when they are started.
+_FLOWER = (
+    "flwr.superlink.cli.flower_superlink",
+    "flwr.superlink.cli.flwr_serverapp",
+    "flwr.superlink.main",
+    "flwr.supercore.cli.flower_superexec",
+    "flwr.supernode.cli.flower_supernode",
+    "flwr.supernode.main",
+)
+
+
+def import_all() -> None:
+    """Import every module of ours that a program may run, and so what it imports."""
+    import sotto  # noqa: F401 - first, since it sets what other libraries read when they are imported
+
+    for name in ("common", "client", "server", "simulations"):
+        package = importlib.import_module(name)
+        for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+            importlib.import_module(module.name)
+    for name in _FLOWER:
+        importlib.import_module(name)
+    # transformers loads what is asked for, when it is asked for.
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+
+class Server:
+    """Forks programs and says how they end.
+
+    Args:
+        listener: where requests arrive.
+        parent: the process without which it ends.
+    """
+
+    def __init__(self, listener: socket.socket, parent: int) -> None:
+        self._listener = listener
+        self._parent = parent
+        self._ready = selectors.DefaultSelector()
+        self._ready.register(listener, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        """Until the parent is gone."""
+        while Path(f"/proc/{self._parent}").exists():
+            for key, _ in self._ready.select(_LOOK_SECONDS):
+                if key.fileobj is self._listener:
+                    self._start(self._listener.accept()[0])
+                else:
+                    self._tell_end(*key.data)
+
+    def _start(self, caller: socket.socket) -> None:
+        # One line in one message: the caller sends it at once.
+        text, streams, _, _ = socket.recv_fds(caller, _MOST_BYTES, 3)
+        while not text.endswith(b"\n"):
+            text += caller.recv(_MOST_BYTES)
+        request = json.loads(text)
+        pid = os.fork()
+        if pid == 0:
+            become(request["command"], env=request["env"], cwd=request["cwd"], streams=streams)
+        for stream in streams:
+            os.close(stream)
+        caller.sendall(f"{pid}\n".encode())
+        self._ready.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, caller))
+
+    def _tell_end(self, pid: int, caller: socket.socket) -> None:
+        (key,) = (key for key in self._ready.get_map().values() if key.data == (pid, caller))
+        self._ready.unregister(key.fileobj)
+        os.close(key.fd)
+        _, status = os.waitpid(pid, 0)
+        with caller:
+            try:
+                caller.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            except OSError:
+                return  # whoever started it is gone
+
+
+def main() -> None:
+    """Import, listen, serve."""
+    path, parent = Path(sys.argv[1]), int(sys.argv[2])
+    import_all()
+    assert is_single_threaded(), "a library has started a thread while it was imported"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{path}.new")
+        listener.listen()
+        Path(f"{path}.new").rename(path)
+        Server(listener, parent).serve()
+
+
+if __name__ == "__main__":
+    main()
