@@ -2,8 +2,8 @@
 
 A cold `sotto vault start` spends seven seconds of CPU on imports, and a test run starts hundreds of programs. So
 most are forked from one process, `tests/programs/server.py`, that imported it all once, before any thread existed.
-A forked program has arguments, environment, working directory and output of its own, a command line that `ps` shows,
-and ends as any Python program does. What it starts itself is forked too, as long as it has one thread.
+A forked program has arguments, environment, working directory and output of its own and a command line that `ps`
+shows, and ends as any Python program does. What it starts itself is forked too, as long as it has one thread.
 """
 
 from __future__ import annotations
