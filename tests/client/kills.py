@@ -30,7 +30,8 @@ from common.plan import Plan
 from common.protocol import TrainRequest
 from common.records import Record, read_records
 from common.signing import StatementKey
-from tests.client.vaults import LONG, request_for, write_organization
+from tests.client.vaults import request_for, write_organization
+from tests.waiting import LONG
 
 ROUNDS = 3
 STEPS = 2

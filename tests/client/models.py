@@ -161,3 +161,15 @@ def examples(count: int, seed: int = 0, longest: int = 24) -> list[Example]:
         ids = tuple(torch.randint(0, VOCABULARY, (length,), generator=generator).tolist())
         made.append(Example(ids, ids))
     return made
+
+
+class Poisoned(TinyTask):
+    """Gives examples that begin with token 0 a loss that is not finite."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__("llama")
+        self._value = value
+
+    def losses(self, model: Any, batch: Any, length: int) -> torch.Tensor:
+        bad = torch.tensor([example.input_ids[0] == 0 for example in batch])
+        return super().losses(model, batch, length) * torch.where(bad, self._value, 1.0)

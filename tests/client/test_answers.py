@@ -34,7 +34,8 @@ from common.settings import validate
 from common.signing import StatementKey
 from simulations.entropy import SeededEntropy
 from tests.client.test_vault import BAD, RECORDS
-from tests.client.vaults import LONG, parts, served
+from tests.client.vaults import parts, served
+from tests.waiting import LONG
 
 Records = list[dict[str, Any]]
 Answers = dict[str, Any]
@@ -153,7 +154,7 @@ def _parts(request: TrainRequest) -> Iterator[pb.TrainPart]:
         yield part
 
 
-class Bench:
+class Questions:
     """Asks vaults over different records the same questions.
 
     Args:
@@ -253,12 +254,12 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_base: Path) -> Bench:
-    return Bench(tiny_base)
+def bench(tiny_base: Path) -> Questions:
+    return Questions(tiny_base)
 
 
 @pytest.fixture(scope="module")
-def expected(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Answers:
+def expected(bench: Questions, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """What is answered over the usual records."""
     return bench.answers(RECORDS, tmp_path_factory.mktemp("usual") / "vault")
 
@@ -289,7 +290,7 @@ def test_every_reason_is_among_the_answers_that_are_compared(expected: Answers) 
 
 @pytest.mark.parametrize("records", OTHERS.values(), ids=list(OTHERS))
 def test_every_answer_is_the_same_whatever_the_records_are(
-    bench: Bench, expected: Answers, records: Records, tmp_path: Path
+    bench: Questions, expected: Answers, records: Records, tmp_path: Path
 ) -> None:
     said = bench.answers(records, tmp_path / "vault")
     assert said.keys() == expected.keys()

@@ -31,8 +31,9 @@ from tests.client.checking import (
     snapshot,
     write_plan,
 )
-from tests.client.vaults import LONG, VaultProcess, open_vault, request_for, wait_until, write_organization
+from tests.client.vaults import VaultProcess, open_vault, request_for, write_organization
 from tests.conftest import Cli, MakePlan
+from tests.waiting import LONG, wait_until
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from client.service import TrainingThread
 from common.errors import Refused
 from common.protocol import TrainRequest
 from tests.client.kills import ANSWER, PRIVACY, ROUNDS, STEPS, Attempt, Audit, Chance, Home, Key, Pace, make_home
-from tests.client.vaults import LONG
 from tests.conftest import MakePlan
+from tests.waiting import LONG
 
 FORKED_KILLS = 180
 

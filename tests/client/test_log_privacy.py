@@ -21,8 +21,9 @@ import pytest
 import sotto
 from client.remote import RemoteVault
 from common.errors import Refused
-from tests.client.vaults import LONG, request_for, wait_until, write_organization
+from tests.client.vaults import request_for, write_organization
 from tests.conftest import ROOT, MakePlan
+from tests.waiting import LONG, wait_until
 
 CANARY = "Zwetschgenknoedel"
 RECORDS = [{"text": f"{CANARY} number {n}", "user": f"{CANARY}-{n}"} for n in range(30)]

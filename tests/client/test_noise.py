@@ -28,8 +28,8 @@ from common.model import LoraModel
 from common.plan import Plan
 from common.protocol import TrainRequest
 from common.settings import validate
-from tests.client.vaults import LONG
 from tests.conftest import ROOT
+from tests.waiting import LONG
 
 Numbers = npt.NDArray[Any]
 # Releases and draws, by what made them.
@@ -59,7 +59,7 @@ def plan_of(base: Path) -> Plan:
     return validate(values, Plan, "the test's plan")
 
 
-class Bench:
+class SharedModel:
     """Vaults of one process: on one loaded model, with one source of randomness, without records."""
 
     def __init__(self, base: Path, folder: Path) -> None:
@@ -114,7 +114,7 @@ class FailsOnce(Ledger):
         super().settle(run, round_number, request, steps, released)
 
 
-def releases_of_this_process(bench: Bench, folder: Path) -> dict[str, Numbers]:
+def releases_of_this_process(bench: SharedModel, folder: Path) -> dict[str, Numbers]:
     made = {}
     ledger = bench.ledger("usual")
     vault = bench.vault(ledger)
@@ -137,7 +137,7 @@ def releases_of_this_process(bench: Bench, folder: Path) -> dict[str, Numbers]:
 
 def run_process(base: str, folder: str) -> None:
     """What the new process does: a release, two forks, a release of each child, and one more of its own."""
-    bench = Bench(Path(base), Path(folder))
+    bench = SharedModel(Path(base), Path(folder))
 
     def leave(name: str) -> None:
         noise = bench.noise(bench.vault(bench.ledger(name)))
@@ -167,7 +167,7 @@ def seen(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", script, str(tiny_base), str(there)]
     subprocess.run(command, env=environment, timeout=LONG, check=True)
-    bench = Bench(tiny_base, here)
+    bench = SharedModel(tiny_base, here)
     noises = releases_of_this_process(bench, here)
     draws = {f"draw {place}": bench.draws() for place in range(3)}
     draws |= {"another run": bench.draws(run="b"), "the next round": bench.draws(number=2)}

@@ -25,7 +25,16 @@ from client.private import (
     train,
 )
 from common.tasks import Example
-from tests.client.models import ARCHITECTURES, VOCABULARY, TinyTask, examples, lora_model, singles, trained
+from tests.client.models import (
+    ARCHITECTURES,
+    VOCABULARY,
+    Poisoned,
+    TinyTask,
+    examples,
+    lora_model,
+    singles,
+    trained,
+)
 
 
 def keystream(seed: int = 0) -> Keystream:
@@ -143,18 +152,6 @@ def test_a_loss_that_couples_examples_would_be_noticed(llama: Any) -> None:
     with_it = [*without, examples(1, seed=9)[0]]
     left, right = (sum_of(llama, Coupled("llama"), sample, BOUND, 4096) for sample in (with_it, without))
     assert norm({name: left[name] - right[name] for name in left}) > 1.5 * BOUND
-
-
-class Poisoned(TinyTask):
-    """Gives examples that begin with token 0 a loss that is not finite."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__("llama")
-        self._value = value
-
-    def losses(self, model: Any, batch: Any, length: int) -> torch.Tensor:
-        bad = torch.tensor([example.input_ids[0] == 0 for example in batch])
-        return super().losses(model, batch, length) * torch.where(bad, self._value, 1.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e38])

@@ -12,8 +12,9 @@ import psutil
 
 from client.remote import RemoteVault
 from common.protocol import Description
-from tests.client.vaults import LONG, VaultProcess, request_for, wait_until, write_organization
+from tests.client.vaults import VaultProcess, request_for, write_organization
 from tests.conftest import MakePlan
+from tests.waiting import LONG, wait_until
 
 SILENT = 200
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

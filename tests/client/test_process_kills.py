@@ -31,8 +31,9 @@ from tests.client.kills import (
     make_home,
     read_books,
 )
-from tests.client.vaults import LONG, VaultProcess, wait_until
+from tests.client.vaults import VaultProcess
 from tests.conftest import MakePlan
+from tests.waiting import LONG, wait_until
 
 PROCESS_KILLS = int(os.environ.get("SOTTO_SOAK_KILLS", "12"))
 

@@ -13,8 +13,9 @@ import pytest
 
 from client.remote import RemoteVault
 from common.errors import Refused
-from tests.client.vaults import LONG, Echo, request_for, served
+from tests.client.vaults import Echo, request_for, served
 from tests.conftest import MakePlan
+from tests.waiting import LONG
 
 QUESTIONS: dict[str, Callable[[RemoteVault, MakePlan], object]] = {
     "describe": lambda vault, _: vault.describe(),

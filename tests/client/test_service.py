@@ -28,18 +28,9 @@ from client.wire import grpc_address
 from common.errors import Refused
 from common.protocol import TrainRequest
 from common.signing import StatementKey, is_signed
-from tests.client.vaults import (
-    LONG,
-    Echo,
-    Gate,
-    open_vault,
-    parts,
-    request_for,
-    served,
-    wait_until,
-    write_organization,
-)
+from tests.client.vaults import Echo, Gate, open_vault, parts, request_for, served, write_organization
 from tests.conftest import ROOT, MakePlan
+from tests.waiting import LONG, wait_until
 
 SECRET = "record 4711"
 

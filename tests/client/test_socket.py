@@ -23,8 +23,9 @@ from client.remote import RemoteVault
 from client.service import VaultServer
 from client.wire import MOST_BYTES, PIECE_BYTES, grpc_address
 from common.errors import InputError, Refused
-from tests.client.vaults import LONG, Echo, served, wait_until
+from tests.client.vaults import Echo, served
 from tests.conftest import ROOT
+from tests.waiting import LONG, wait_until
 
 
 @pytest.fixture

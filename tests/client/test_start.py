@@ -28,8 +28,9 @@ from common.lock import is_held
 from common.plan import Plan
 from common.protocol import Description
 from common.signing import StatementKey
-from tests.client.vaults import LONG, VaultProcess, request_for, wait_until, write_organization
+from tests.client.vaults import VaultProcess, request_for, write_organization
 from tests.conftest import ROOT, MakePlan
+from tests.waiting import LONG, wait_until
 
 ST_MARY = Description("st-mary", "example", 40)
 

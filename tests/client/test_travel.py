@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,76 +9,40 @@ import numpy as np
 import pytest
 
 from client.entropy import Keystream
-from client.ledger import Ledger
-from client.organization import Organization
-from client.vault import Vault
-from common.adapter import Adapter, from_bytes, initial, is_lora, to_bytes, to_wire
+from common.adapter import from_bytes, initial, is_lora, to_bytes, to_wire
 from common.compression import NumberFormat
 from common.errors import Refused
-from common.model import LoraModel
 from common.protocol import TrainRequest
 from common.rounding import PublicUniforms
-from common.settings import validate
 from simulations.entropy import SeededEntropy
+from tests.client.bench import Bench, MakeBench, Records, open_bench
 from tests.conftest import MakePlan
 from tests.tasks.bases import LABELS, record, save_base
 
 FORMATS: tuple[NumberFormat, ...] = get_args(NumberFormat)
 FEWER = FORMATS[1:]
-RECORDS: list[dict[str, Any]] = [
-    {"text": f"Customer: where is parcel {n}?\nAgent: on its way."} for n in range(12)
-]
-
-
-@dataclasses.dataclass
-class Bench:
-    """A vault, its model, and requests for it."""
-
-    vault: Vault
-    ledger: Ledger
-    model: LoraModel
-    start: Adapter
-    plan: Any
-
-    def request(self, number: int = 1, adapter: bytes | None = None) -> TrainRequest:
-        data = adapter or to_wire(self.start, self.plan.wire.adapter, PublicUniforms("test"))
-        return TrainRequest("run", number, self.plan.canonical(), self.model.fingerprint, data)
-
-
-MakeBench = Callable[..., Bench]
+RECORDS: Records = [{"text": f"Customer: where is parcel {n}?\nAgent: on its way."} for n in range(12)]
 
 
 @pytest.fixture
 def make_bench(tmp_path: Path, make_plan: MakePlan) -> MakeBench:
-    count = 0
+    number = iter(range(100))
 
-    def make(records: list[dict[str, Any]] = RECORDS, seed: int = 3, **sections: Any) -> Bench:
-        nonlocal count
-        count += 1
-        plan = make_plan(**sections)
-        values = {
-            "name": "st-mary",
-            "data": {"train": "records.jsonl", "public_size": 40},
-            "models": {plan.model.base: plan.model.base},
-            "policy": {
-                "max_epsilon": 8.0,
-                "max_epsilon_per_run": 8.0,
-                "max_delta": 1e-3,
-                "plans": "any-within-policy",
-            },
-        }
-        ledger = Ledger(tmp_path / f"ledger-{count}.db", "st-mary", "example")
-        model = LoraModel(plan.model.base, plan)
-        organization = validate(values, Organization, "test")
-        vault = Vault(organization, records, ledger, lambda _f, _p: model, SeededEntropy(seed), "test")
+    def make(records: Records = RECORDS, seed: int = 3, **sections: Any) -> Bench:
+        ledger = tmp_path / f"ledger-{next(number)}.db"
+        bench = open_bench(ledger, make_plan(**sections), records, entropy=SeededEntropy(seed))
         generator = np.random.default_rng(0)
-        start = {
-            name: tensor + generator.normal(0, 0.02, tensor.shape).astype(np.float32)
-            for name, tensor in initial(model.trained_shapes, 0).items()
-        }
-        return Bench(vault, ledger, model, start, plan)
+        for tensor in bench.start.values():
+            tensor += generator.normal(0, 0.02, tensor.shape).astype(np.float32)
+        return bench
 
     return make
+
+
+def request_of(bench: Bench, number: int = 1, data: bytes | None = None) -> TrainRequest:
+    """A request with the start as the plan wants it on the wire, or with these bytes."""
+    start = data or to_wire(bench.start, bench.plan.wire.adapter, PublicUniforms("test"))
+    return bench.request(number, "run", adapter=start)
 
 
 def rounding_of(bench: Bench, seed: int = 3) -> Keystream:
@@ -102,9 +64,9 @@ def test_the_release_follows_from_the_noised_update_and_the_rounding_alone(
     """The very bytes are made from the float32 release: nothing of the update before its noise can be in them."""
     sections = {"aggregation": {"method": method}}
     plain = make_bench(**sections)
-    noised = from_bytes(plain.vault.train(plain.request()).update, plain.model.trained_shapes)
+    noised = from_bytes(plain.vault.train(request_of(plain)).update, plain.model.trained_shapes)
     bench = make_bench(**sections, wire={"update": form})
-    release = bench.vault.train(bench.request()).update
+    release = bench.vault.train(request_of(bench)).update
     assert release == to_wire(noised, form, rounding_of(bench))
     read = from_bytes(release, bench.model.trained_shapes, form)
     # The noise is the same to the last bit: what differs is less than a step.
@@ -121,14 +83,14 @@ def test_the_same_request_gets_the_same_bytes_and_they_are_what_the_ledger_holds
     make_bench: MakeBench, form: NumberFormat
 ) -> None:
     bench = make_bench(wire={"update": form, "adapter": form})
-    request = bench.request()
+    request = request_of(bench)
     first = bench.vault.train(request)
     assert bench.vault.train(request) == first
     assert bench.ledger.released("run", 1, request.digest()) == first.update
     # The same adapter, rounded otherwise, is another request.
     other = to_wire(bench.start, form, PublicUniforms("other"))
     with pytest.raises(Refused, match="round-conflict"):
-        bench.vault.train(bench.request(adapter=other))
+        bench.vault.train(request_of(bench, data=other))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -139,7 +101,7 @@ def test_a_release_has_the_same_size_whatever_the_records_are(
     make_bench: MakeBench, form: NumberFormat, records: list[dict[str, Any]]
 ) -> None:
     bench = make_bench(records, wire={"update": form})
-    release = bench.vault.train(bench.request()).update
+    release = bench.vault.train(request_of(bench)).update
     reference = to_wire(initial(bench.model.trained_shapes, 0), form, PublicUniforms("any"))
     assert len(release) == len(reference)
     header = 8 + int.from_bytes(reference[:8], "little")
@@ -150,11 +112,11 @@ def test_a_release_has_the_same_size_whatever_the_records_are(
 def test_training_starts_from_the_adapter_as_it_was_decoded(make_bench: MakeBench, form: NumberFormat) -> None:
     """The same decoded tensors sent in float32 give the very same update."""
     bench = make_bench(wire={"adapter": form})
-    request = bench.request()
+    request = request_of(bench)
     decoded = from_bytes(request.adapter, bench.model.trained_shapes, form)
     assert any((decoded[name] != bench.start[name]).any() for name in decoded)
     plain = make_bench()
-    update = plain.vault.train(plain.request(adapter=to_bytes(decoded))).update
+    update = plain.vault.train(request_of(plain, data=to_bytes(decoded))).update
     assert bench.vault.train(request).update == update
 
 
@@ -164,7 +126,7 @@ def test_an_adapter_in_another_format_is_refused_and_costs_nothing(make_bench: M
         if form != "int8":
             data = to_wire(bench.start, form, PublicUniforms("test"))
             with pytest.raises(Refused, match="malformed-request: the adapter"):
-                bench.vault.train(bench.request(adapter=data))
+                bench.vault.train(request_of(bench, data=data))
     assert bench.ledger.spent() == []
 
 
@@ -186,10 +148,10 @@ def test_a_round_of_the_head_alone_sends_the_head_alone(
     whole = to_wire(every, form, PublicUniforms("test"))
     part = to_wire({name: every[name] for name in head}, form, PublicUniforms("test"))
     with pytest.raises(Refused, match="the adapter"):
-        bench.vault.train(bench.request(1, whole))
-    update = from_bytes(bench.vault.train(bench.request(1, part)).update, head, form)
+        bench.vault.train(request_of(bench, 1, whole))
+    update = from_bytes(bench.vault.train(request_of(bench, 1, part)).update, head, form)
     assert update["head.weight"].any()
     with pytest.raises(Refused, match="the adapter"):
-        bench.vault.train(bench.request(2, part))
-    both = from_bytes(bench.vault.train(bench.request(2, whole)).update, shapes, form)
+        bench.vault.train(request_of(bench, 2, part))
+    both = from_bytes(bench.vault.train(request_of(bench, 2, whole)).update, shapes, form)
     assert all(tensor.any() for tensor in both.values())

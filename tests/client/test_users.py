@@ -22,7 +22,7 @@ from client.private import (
     micro_batches,
 )
 from common.tasks import Example
-from tests.client.models import ARCHITECTURES, TinyTask, examples, flat, lora_model, trained, users
+from tests.client.models import ARCHITECTURES, Poisoned, TinyTask, examples, flat, lora_model, trained, users
 
 BOUND = 0.05
 
@@ -147,18 +147,6 @@ def test_whoever_is_left_out_the_sum_moves_by_at_most_the_clipping_norm(counts: 
 
 
 # What cannot contribute
-
-
-class Poisoned(TinyTask):
-    """Gives examples that begin with token 0 a loss that is not finite."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__("llama")
-        self._value = value
-
-    def losses(self, model: Any, batch: Any, length: int) -> torch.Tensor:
-        bad = torch.tensor([example.input_ids[0] == 0 for example in batch])
-        return super().losses(model, batch, length) * torch.where(bad, self._value, 1.0)
 
 
 BAD = Example((0, 5, 6, 7), (0, 5, 6, 7))

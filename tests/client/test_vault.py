@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,85 +10,48 @@ import numpy as np
 import pytest
 import torch
 
-from client.entropy import Keystream, SystemEntropy
-from client.ledger import Ledger
-from client.organization import Organization
-from client.vault import ModelLoader, Vault
+from client.entropy import Entropy, Keystream, SystemEntropy
+from client.vault import ModelLoader
 from common import adapter
 from common.errors import Refused
 from common.model import LoraModel
 from common.plan import Plan
 from common.protocol import TrainRequest
-from common.settings import validate
 from simulations.entropy import SeededEntropy
+from tests.client.bench import Bench, MakeBench, Records, open_bench
 from tests.conftest import MakePlan
 
-RECORDS: list[dict[str, Any]] = [
-    {"text": f"Customer: where is parcel {n}?\nAgent: on its way to you."} for n in range(30)
-]
-
-
-@dataclasses.dataclass
-class Bench:
-    """A vault with everything around it."""
-
-    vault: Vault
-    ledger: Ledger
-    model: LoraModel
-    plan: Plan
-
-    def request(self, round_number: int = 1, run: str = "test-run", plan: Plan | None = None) -> TrainRequest:
-        start = adapter.initial(self.model.trained_shapes, 0)
-        canonical = (plan or self.plan).canonical()
-        return TrainRequest(run, round_number, canonical, self.model.fingerprint, adapter.to_bytes(start))
-
-
-MakeBench = Callable[..., Bench]
+RECORDS: Records = [{"text": f"Customer: where is parcel {n}?\nAgent: on its way to you."} for n in range(30)]
 
 
 @pytest.fixture
-def make_bench(tmp_path: Path, make_plan: MakePlan, tiny_base: Path) -> MakeBench:
+def make_bench(tmp_path: Path, make_plan: MakePlan) -> MakeBench:
+    """Benches of a test are vaults of one ledger, one after the other."""
+
     def make(
-        records: list[dict[str, Any]] | None = None,
-        entropy: Any = None,
+        records: Records = RECORDS,
+        entropy: Entropy | None = None,
         policy: dict[str, Any] | None = None,
         load: ModelLoader | None = None,
         max_rank: int | None = None,
         **plan: Any,
     ) -> Bench:
-        made = make_plan(**plan)
-        values = {
-            "name": "st-mary",
-            "data": {"train": "records.jsonl", "public_size": 40},
-            "models": {str(tiny_base): str(tiny_base)},
-            "policy": {
-                "max_epsilon": 20.0,
-                "max_epsilon_per_run": 8.0,
-                "max_delta": 5e-3,
-                "plans": "any-within-policy",
-                **(policy or {}),
-            },
-            "vault": {} if max_rank is None else {"max_rank": max_rank},
-        }
-        organization = validate(values, Organization, "test")
-        ledger = Ledger(tmp_path / "ledger.db", "st-mary", "example")
-        model = LoraModel(str(tiny_base), made)
-        own = RECORDS if records is None else records
-        vault = Vault(
-            organization, own, ledger, load or (lambda _f, _p: model), entropy or SystemEntropy(), "test"
+        return open_bench(
+            tmp_path / "ledger.db",
+            make_plan(**plan),
+            records,
+            entropy=entropy or SystemEntropy(),
+            policy=policy,
+            vault={} if max_rank is None else {"max_rank": max_rank},
+            load=load,
         )
-        return Bench(vault, ledger, model, made)
 
     return make
 
 
-def read(bench: Bench, update: bytes) -> adapter.Adapter:
-    return adapter.from_bytes(update, bench.model.trained_shapes)
-
-
 def test_a_release_is_a_finite_update_of_the_plans_tensors(make_bench: MakeBench) -> None:
     bench = make_bench()
-    update = read(bench, bench.vault.train(bench.request()).update)
+    update = bench.read(bench.vault.train(bench.request()).update)
     assert update.keys() == bench.model.trained_shapes.keys()
     assert all(".lora_B." in name for name in update)
     assert any(tensor.any() for tensor in update.values())
@@ -167,7 +129,7 @@ def test_an_attempt_that_failed_is_made_again_with_fresh_randomness_under_one_re
 def test_every_round_and_every_run_has_other_noise(make_bench: MakeBench) -> None:
     bench = make_bench(records=[], policy={"max_epsilon": 100.0})
     updates = [
-        read(bench, bench.vault.train(bench.request(number, run)).update) for run in "ab" for number in (1, 2)
+        bench.read(bench.vault.train(bench.request(number, run)).update) for run in "ab" for number in (1, 2)
     ]
     flat = [np.concatenate([update[name].ravel() for name in sorted(update)]) for update in updates]
     assert np.abs(np.corrcoef(flat) - np.eye(4)).max() < 0.2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,12 @@ from client.entropy import Entropy, Keystream
 from client.ledger import Ledger
 from client.organization import Organization
 from client.start import held_records
-from client.vault import Vault
-from common import adapter
 from common.accounting import epsilon
 from common.errors import InputError, Refused
-from common.model import LoraModel
-from common.plan import Plan
-from common.protocol import TrainRequest
 from common.report import guarantee
 from common.settings import validate
-from simulations.entropy import SeededEntropy
+from tests.client.bench import Bench, MakeBench, Records, open_bench
 from tests.conftest import MakePlan
-
-Records = list[dict[str, Any]]
 
 # Users of 1 to 5 records, 30 of them, in turns.
 RECORDS: Records = [
@@ -42,42 +34,14 @@ def texts(user: Any, count: int) -> Records:
     return [{"patient": user, "text": f"letter {number} for the doctor"} for number in range(count)]
 
 
-@dataclasses.dataclass
-class Bench:
-    vault: Vault
-    ledger: Ledger
-    model: LoraModel
-    plan: Plan
-
-    def request(self, run: str = "test-run", plan: Plan | None = None) -> TrainRequest:
-        start = adapter.to_bytes(adapter.initial(self.model.trained_shapes, 0))
-        return TrainRequest(run, 1, (plan or self.plan).canonical(), self.model.fingerprint, start)
-
-    def update(self, run: str = "test-run") -> np.ndarray:
-        update = adapter.from_bytes(self.vault.train(self.request(run)).update, self.model.trained_shapes)
-        return np.concatenate([update[name].ravel() for name in sorted(update)]).astype(np.float64)
-
-
-MakeBench = Callable[..., Bench]
-
-
 @pytest.fixture
-def make_bench(tmp_path: Path, make_plan: MakePlan, tiny_base: Path) -> MakeBench:
+def make_bench(tmp_path: Path, make_plan: MakePlan) -> MakeBench:
     number = iter(range(100))
 
     def make(records: Records = RECORDS, entropy: Entropy | None = None, unit: str = "user", **plan: Any) -> Bench:
+        data = {"unit": "user", "user_field": "patient"} if unit == "user" else {"unit": unit}
         made = make_plan(**{"privacy": USER, **plan})
-        policy = {"max_epsilon": 20.0, "max_epsilon_per_run": 8.0, "max_delta": 5e-3, "plans": "any-within-policy"}
-        data: dict[str, Any] = {"train": "records.jsonl", "unit": unit, "public_size": 40}
-        if unit == "user":
-            data["user_field"] = "patient"
-        models = {str(tiny_base): str(tiny_base)}
-        values = {"name": "st-mary", "data": data, "models": models, "policy": policy}
-        ledger = Ledger(tmp_path / f"ledger-{next(number)}.db", "st-mary", unit)
-        model = LoraModel(str(tiny_base), made)
-        organization = validate(values, Organization, "test")
-        vault = Vault(organization, records, ledger, lambda _f, _p: model, entropy or SeededEntropy(3), "test")
-        return Bench(vault, ledger, model, made)
+        return open_bench(tmp_path / f"ledger-{next(number)}.db", made, records, entropy=entropy, data=data)
 
     return make
 

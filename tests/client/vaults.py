@@ -7,8 +7,7 @@ import json
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,9 @@ from common.signing import StatementKey
 from simulations.entropy import SeededEntropy
 from tests.conftest import ROOT
 from tests.programs.start import start
+from tests.waiting import LONG, wait_until
 
 RECORDS = [{"text": f"Customer: where is parcel {n}?\nAgent: on its way to you."} for n in range(30)]
-# No test measures time: this only keeps a broken program from holding up the others.
-LONG = 240.0
 
 
 def write_organization(folder: Path, base: Path, **vault: Any) -> Path:
@@ -165,14 +163,6 @@ def served(participant: Participant, socket: Path, group: str | None = None) -> 
         yield server
     finally:
         server.stop()
-
-
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    """Wait for something, or fail with what was waited for."""
-    deadline = time.monotonic() + LONG
-    while not true():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
 
 
 class VaultProcess:

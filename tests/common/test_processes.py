@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT
+from tests.waiting import wait_until
 
 # A supervisor in a process of its own: it takes over signals, and adopts whatever its descendants leave behind.
 SUPERVISOR = """
@@ -81,15 +82,8 @@ def stubborn(*arguments: str) -> str:
 
 def family(file: Path, count: int, skip: int = 0) -> list[psutil.Process]:
     """The processes that have written down who they are, without the first ones."""
-    wait_until(lambda: file.exists() and len(file.read_text().split()) >= count)
+    wait_until(lambda: file.exists() and len(file.read_text().split()) >= count, f"{count} processes")
     return [psutil.Process(int(number)) for number in file.read_text().split()[skip:]]
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 240
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
@@ -101,7 +95,7 @@ def test_a_child_that_ends_is_started_again_after_pauses_that_double(start: Star
     child = command("import time; open('times', 'a').write(f'{time.monotonic()}\\n'); raise SystemExit(7)")
     process = start(f"supervisor.start('short', {child}, {{}}, Path('log')); supervisor.run()")
     printed = tmp_path / "printed"
-    wait_until(lambda: printed.read_text().count("\n") >= 3)
+    wait_until(lambda: printed.read_text().count("\n") >= 3, "three lines")
     said = [f"short ended with code 7; again in {pause} s; see log" for pause in ("0.5", "1", "2")]
     assert printed.read_text().splitlines()[:3] == said
     times = [float(line) for line in (tmp_path / "times").read_text().split()]

@@ -7,8 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,14 @@ from common.network import free_port
 from server.certs import make_certificates
 from server.superlink import Server, apply_registry
 from tests.programs.start import start
+from tests.waiting import LONG, wait_until
 
-# No test measures time: a limit only keeps a broken program from holding up the others.
-LONG = 240.0
 WORDS = ["parcel", "account", "letter", "doctor", "window", "garden", "evening", "number"]
 
 
 def texts(count: int, word: str = "") -> list[dict[str, str]]:
     """Made-up records."""
     return [{"text": f"{word} {WORDS[n % 8]} {WORDS[n // 8 % 8]} {WORDS[n // 64 % 8]}"} for n in range(count)]
-
-
-def wait_until(true: Callable[[], bool], what: str, seconds: float = LONG) -> None:
-    """Wait for something, or fail with what was waited for."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.05)
 
 
 class Program:

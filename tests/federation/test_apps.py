@@ -20,7 +20,8 @@ from common.fab import COMPONENTS
 from common.network import Address, free_port
 from common.protocol import REASONS
 from server.superlink import is_ready
-from tests.federation.harness import Federation, Program, charged, texts, wait_until
+from tests.federation.harness import Federation, Program, charged, texts
+from tests.waiting import wait_until
 
 # In every record; whatever shows it has read one.
 CANARY = "canary4711"

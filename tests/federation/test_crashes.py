@@ -14,16 +14,8 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT
-from tests.federation.harness import (
-    Federation,
-    Program,
-    assert_gone,
-    charged,
-    lines,
-    texts,
-    wait_for_round,
-    wait_until,
-)
+from tests.federation.harness import Federation, Program, assert_gone, charged, lines, texts, wait_for_round
+from tests.waiting import wait_until
 
 NAMES = ["a", "b"]
 STEPS = 20

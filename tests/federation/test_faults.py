@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.federation.harness import Federation, charged, lines, texts, wait_for_round, wait_until
+from tests.federation.harness import Federation, charged, lines, texts, wait_for_round
+from tests.waiting import wait_until
 
 STEPS = 10
 SHORT = {"min_organizations": 1, "round_timeout": 25.0}

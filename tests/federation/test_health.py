@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.federation.harness import Federation, texts, wait_until
+from tests.federation.harness import Federation, texts
+from tests.waiting import wait_until
 
 
 def check(*arguments: object) -> tuple[int, str]:

@@ -18,17 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.federation.harness import (
-    Federation,
-    Program,
-    assert_gone,
-    charged,
-    lines,
-    report,
-    status,
-    texts,
-    wait_until,
-)
+from tests.federation.harness import Federation, Program, assert_gone, charged, lines, report, status, texts
+from tests.waiting import wait_until
 
 NAMES = ["a", "b"]
 ROUNDS, STEPS = 4, 20

@@ -17,8 +17,9 @@ import tomli_w
 
 from server.certs import make_certificates
 from tests.conftest import ROOT
-from tests.federation.harness import Federation, Program, charged, lines, texts, wait_for_round, wait_until
+from tests.federation.harness import Federation, Program, charged, lines, texts, wait_for_round
 from tests.federation.networks import Elsewhere, elsewhere, namespaces_are_permitted
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(
     not namespaces_are_permitted(), reason="needs the right to make network namespaces, and ip"

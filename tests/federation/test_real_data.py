@@ -20,7 +20,8 @@ from common.plan import Plan
 from common.records import read_records
 from simulations.run import SimulationResult, simulate, simulated_organization
 from tests.conftest import ROOT
-from tests.federation.harness import Federation, Program, charged, lines, report, wait_until
+from tests.federation.harness import Federation, Program, charged, lines, report
+from tests.waiting import wait_until
 
 SIZES = {"client-0": 300, "client-2": 280, "client-4": 260}
 SEED = 11

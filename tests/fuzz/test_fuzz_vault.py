@@ -24,10 +24,11 @@ from common.errors import Refused
 from common.plan import Plan
 from common.protocol import REASONS, Description, Release, Statement, TrainRequest
 from common.settings import validate
-from tests.client.vaults import LONG, open_vault, parts, request_for, served, write_organization
+from tests.client.vaults import open_vault, parts, request_for, served, write_organization
 from tests.fuzz.hostile import MARK, ONE, TEXTS, damaged_bytes, damaged_json_text, messages
 from tests.fuzz.test_fuzz_bytes import SPECIAL, container
 from tests.fuzz.test_fuzz_texts import HEAD, STATED, compact, spelt
+from tests.waiting import LONG
 
 SERVICE = "/sotto.vault.v1.Vault/"
 RUN = "test-run"

@@ -1,10 +1,10 @@
-"""Every seeded bug is caught by the test that is said to catch it."""
+"""Every seeded bug is caught by the test that is said to catch it. That it passes without the bug, the suite shows."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pytest
 
@@ -12,8 +12,8 @@ from tests.conftest import ROOT
 from tests.mutants.mutants import MUTANTS, Mutant
 
 
-def run_tests(tests: Iterable[str], mutate: Callable[[], None]) -> int:
-    """Exit code of tests in a forked process with a change; never returns there."""
+def run_test(test: str, mutate: Callable[[], None]) -> int:
+    """Exit code of a test in a forked process with a change; never returns there."""
     sys.stdout.flush()
     child = os.fork()
     if child:
@@ -28,21 +28,15 @@ def run_tests(tests: Iterable[str], mutate: Callable[[], None]) -> int:
         for module in [module for module in sys.modules if module.startswith("tests.")]:
             del sys.modules[module]
         mutate()
-        paths = [str(ROOT / "tests" / test) for test in tests]
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
-        code = int(pytest.main([*options, *paths]))
+        code = int(pytest.main([*options, str(ROOT / "tests" / test)]))
     finally:
         os._exit(code)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_seeded_bug_is_caught(mutant: Mutant) -> None:
-    assert run_tests([mutant.caught_by], mutant.apply) == pytest.ExitCode.TESTS_FAILED
-
-
-def test_without_a_bug_the_same_tests_pass() -> None:
-    tests = sorted({mutant.caught_by for mutant in MUTANTS})
-    assert run_tests(tests, lambda: None) == pytest.ExitCode.OK
+    assert run_test(mutant.caught_by, mutant.apply) == pytest.ExitCode.TESTS_FAILED
 
 
 def test_the_documentation_lists_every_bug() -> None:

@@ -22,7 +22,7 @@ from common.processes import FLOWER_ENVIRONMENT
 from server.control import synchronize
 from server.registry import Registry
 from server.superlink import is_ready
-from tests.federation.harness import wait_until
+from tests.waiting import wait_until
 
 
 @contextmanager
