@@ -1,4 +1,4 @@
-"""Every seeded bug is caught by the test that is said to catch it. That it passes without the bug, the suite shows."""
+"""Every seeded bug is caught by the test that is said to catch it, which passes in the suite."""
 
 from __future__ import annotations
 

@@ -7,19 +7,23 @@ descriptors. The answer is the process's number, and, when it has ended, its exi
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
 import pkgutil
 import selectors
+import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tests.programs.forked import become, is_single_threaded
 
 _MOST_BYTES = 2**20
 _LOOK_SECONDS = 1.0
+_PR_SET_CHILD_SUBREAPER = 36
 # What Flower's programs import when they are started.
 _FLOWER = (
     "flwr.superlink.cli.flower_superlink",
@@ -58,6 +62,15 @@ class Server:
         self._parent = parent
         self._ready = selectors.DefaultSelector()
         self._ready.register(listener, selectors.EVENT_READ)
+        self._callers: dict[int, socket.socket] = {}
+        # A byte for every child that ends.
+        self._ended, ending = socket.socketpair()
+        ending.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(ending.detach(), warn_on_full_buffer=False)
+        self._ready.register(self._ended, selectors.EVENT_READ)
+        # What programs leave behind when they are killed is ended by tests, and must not stay a zombie.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def serve(self) -> None:
         """Until the parent is gone."""
@@ -65,8 +78,8 @@ class Server:
             for key, _ in self._ready.select(_LOOK_SECONDS):
                 if key.fileobj is self._listener:
                     self._start(self._listener.accept()[0])
-                else:
-                    self._tell_end(*key.data)
+                elif key.fileobj is self._ended:
+                    self._reap()
 
     def _start(self, caller: socket.socket) -> None:
         # One line in one message: the caller sends it at once.
@@ -80,18 +93,21 @@ class Server:
         for stream in streams:
             os.close(stream)
         caller.sendall(f"{pid}\n".encode())
-        self._ready.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, caller))
+        self._callers[pid] = caller
 
-    def _tell_end(self, pid: int, caller: socket.socket) -> None:
-        (key,) = (key for key in self._ready.get_map().values() if key.data == (pid, caller))
-        self._ready.unregister(key.fileobj)
-        os.close(key.fd)
-        _, status = os.waitpid(pid, 0)
-        with caller:
+    def _reap(self) -> None:
+        self._ended.recv(_MOST_BYTES)
+        while True:
             try:
-                caller.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-            except OSError:
-                return  # whoever started it is gone
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            caller = self._callers.pop(pid, None)
+            if caller is not None:
+                with caller, suppress(OSError):  # whoever started it may be gone
+                    caller.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
 def main() -> None:
