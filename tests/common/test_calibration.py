@@ -6,25 +6,17 @@ import json
 import math
 from pathlib import Path
 
-import dp_accounting
 import numpy as np
 import pytest
-from dp_accounting import pld
 
 from common.calibration import PublicNumbers, calibrate, noise_to_signal
 from common.errors import InputError
 from common.model import trained_coordinates
 from tests.conftest import MakePlan
+from tests.reference import pld_epsilon
 
 SMALL = PublicNumbers("clinic", 80)
 LARGE = PublicNumbers("bank", 160)
-
-
-def pld_epsilon(rate: float, sigma: float, steps: int, delta: float) -> float:
-    accountant = pld.PLDAccountant(value_discretization_interval=1e-4)
-    step = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(sigma))
-    accountant.compose(dp_accounting.SelfComposedDpEvent(step, steps))
-    return float(accountant.get_epsilon(delta))
 
 
 def test_noise_and_cost_are_those_of_another_library(make_plan: MakePlan) -> None:
