@@ -103,7 +103,8 @@ def test_any_parts_are_a_release_or_a_refusal(hostile: Path, parts: list[pb.Trai
     first, *rest = sent(hostile, *parts)
     content = b"".join(part.data for part in parts)
     kinds = [part.WhichOneof("part") for part in parts]
-    if kinds[:1] == ["head"] and set(kinds[1:]) <= {"data"} and parts[0].head.adapter_size == len(content):
+    ordered = kinds[:1] == ["head"] and set(kinds[1:]) <= {"data"} and all(part.data for part in parts[1:])
+    if ordered and parts[0].head.adapter_size == len(content):
         assert first.head.size == len(content)
         assert b"".join(part.data for part in rest) == content
     else:

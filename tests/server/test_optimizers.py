@@ -36,8 +36,8 @@ def after(start: Adapter, updates: list[Adapter], section: Aggregation) -> Serve
 
 
 def slow(start: float, deltas: list[float], section: Aggregation) -> float:
-    """Algorithm 2 of Reddi et al. 2021, one number at a time."""
-    x, m, v = start, 0.0, section.tau**2
+    """Algorithm 2 of Reddi et al. 2021, one number at a time; m and v are kept in float32, as the state is."""
+    x, m, v = start, 0.0, float(np.float32(section.tau**2))
     for delta in deltas:
         m = section.server_momentum * m + (1 - section.server_momentum) * delta
         if section.server_optimizer == "fedadagrad":
@@ -47,6 +47,7 @@ def slow(start: float, deltas: list[float], section: Aggregation) -> float:
             v = v - (1 - section.server_beta2) * delta**2 * sign
         else:
             v = section.server_beta2 * v + (1 - section.server_beta2) * delta**2
+        m, v = float(np.float32(m)), float(np.float32(v))
         x = x + section.server_learning_rate * m / (math.sqrt(v) + section.tau)
     return x
 
