@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from client.door import NotAccepted, Unreachable, ask_door, trust
 from client.keys import make_keys
+from common.bell import Bell
 from common.errors import InputError
 from common.network import Address, free_port
 from common.node_key import NodeKey
@@ -146,6 +147,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     address = Address("127.0.0.1", free_port())
     command = [sys.executable, "-m", "server.door", str(address), folder / "certs" / "server.pem"]
     command += [folder / "certs" / "server.key", f"127.0.0.1:{server.server_port}", registry.folder]
+    # There is no database: nothing is kept for long.
+    Bell.hang(folder / "bell")
+    command += [folder / "state.db", folder / "bell"]
     with (folder / "door.log").open("wb") as log:
         door = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
     try:
