@@ -64,7 +64,7 @@ class Database:
         """
         try:
             if self._connection is None:
-                self._connection = sqlite3.connect(self._address, uri=True, timeout=_BUSY_SECONDS)
+                self._connection = sqlite3.connect(self._address, _BUSY_SECONDS, isolation_level=None, uri=True)
             # All rows are fetched: a statement that is not at its end would keep the SuperLink from tidying up.
             ((version,),) = self._connection.execute("PRAGMA data_version").fetchall()
             if version != self._version:
