@@ -189,7 +189,11 @@ class Door:
         if path == _PUSH_MESSAGES and not (isinstance(body, bytes) and _is_from(body, node)):
             return _refuse(403, "another-node")
         url = self._superlink + path.decode("ascii")
-        reply = await self._client.post(url, content=body, headers=headers)
+        try:
+            reply = await self._client.post(url, content=body, headers=headers)
+        except httpx.HTTPError:
+            self._holds.forget(node)
+            raise
         kind = reply.headers.get("content-type")
         answer = Response(reply.content, reply.status_code, media_type=kind)
         if path == _ACTIVATE and reply.status_code >= 400:

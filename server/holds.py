@@ -88,14 +88,11 @@ class Holds:
         held = self._held[node] = _Held(may_enter, loop.create_future(), loop.time())
         left = loop.create_task(gone())
         ends: set[asyncio.Future[Any]] = {held.outcome, left}
-        if self._looking is None:
-            loop.add_reader(self._bell, self._hear)
-        if self._looking is None or self._looking.done():
-            self._looking = loop.create_task(self._keep_looking())
-        self._look()
         try:
+            self._start_looking()
             await asyncio.wait(ends, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
             if left.done():
+                self.forget(node)
                 return Outcome.GONE
             return held.outcome.result() if held.outcome.done() else Outcome.FORWARD
         finally:
@@ -103,8 +100,20 @@ class Holds:
             if self._held.get(node) is held:
                 del self._held[node]
 
+    def _start_looking(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._looking is None:
+            loop.add_reader(self._bell, self._hear)
+        if self._looking is None or self._looking.done():
+            self._looking = loop.create_task(self._keep_looking())
+        self._look()
+
+    def forget(self, node: int) -> None:
+        """Let a node's next request through although nothing changed: this one did not get what is there."""
+        self._let_through.pop(node, None)
+
     def end(self) -> None:
-        """Keep nothing any more."""
+        """Keep nothing any more, now and later."""
         self._ending = True
         for held in self._held.values():
             held.end(Outcome.ENDING)

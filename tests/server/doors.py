@@ -55,6 +55,10 @@ class Behind:
                 else:
                     body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 headers = {name.lower(): value for name, value in self.headers.items()}
+                if not behind.status:
+                    # As one that falls over.
+                    self.close_connection = True
+                    return
                 behind.seen.append((f"{self.command} {self.path}", headers, body))
                 self.send_response(behind.status)
                 self.send_header("content-type", "application/x-protobuf")

@@ -165,6 +165,34 @@ def hold(folder: Path, *, seconds: float, times: int = 1) -> list[Outcome]:
     return asyncio.run(ask())
 
 
+async def leaves() -> None:
+    pass
+
+
+def test_what_waits_for_a_node_that_left_is_there_for_its_next_pull(tmp_path: Path) -> None:
+    bell = Bell.hang(tmp_path / "bell")
+    messages = Messages(tmp_path)
+    messages.store()
+
+    async def ask() -> list[Outcome]:
+        holds = Holds(Database(tmp_path / "state.db", Waiting.MESSAGES), bell, 60)
+        return [await asyncio.wait_for(holds.hold(NODE, lambda: True, gone), 10) for gone in (leaves, stays)]
+
+    assert asyncio.run(ask()) == [Outcome.GONE, Outcome.FORWARD]
+    messages.close()
+
+
+def test_a_pull_that_the_superlink_did_not_get_is_not_kept_when_it_is_made_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as site:
+        messages = Messages(site.folder)
+        messages.store()
+        site.behind.status = 0
+        assert site.pull().answer()[0] == 503
+        site.behind.status = 200
+        assert site.pull().answer() == (200, b"answer")
+        messages.close()
+
+
 def test_a_pull_that_was_kept_long_enough_is_forwarded(tmp_path: Path) -> None:
     Bell.hang(tmp_path / "bell")
     Messages(tmp_path).close()
