@@ -17,7 +17,8 @@ from common.node_key import NodeKey
 
 _LONGEST_ANSWER = 4096
 _TRY_SECONDS = 5.0
-_WATCH_SECONDS = 10.0
+# A SuperNode keeps asking for messages and is told soon that it may not enter any more; this is beside that.
+_WATCH_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,10 @@ class Door:
         self.closed = ""
         return True
 
+    def ask_now(self) -> None:
+        """Let `watch` ask at its next call."""
+        self._ask_at = time.monotonic()
+
     def watch(self) -> None:
         """Ask now and then, in the background.
 
@@ -128,9 +133,9 @@ class Door:
         """
         if self._asked is not None and self._asked.done():
             asked, self._asked = self._asked, None
-            self._ask_at = time.monotonic() + _WATCH_SECONDS
             asked.result()
         if self._asked is None and time.monotonic() >= self._ask_at:
+            self._ask_at = time.monotonic() + _WATCH_SECONDS
             self._asked = self._thread.submit(self.is_open)
 
 

@@ -58,7 +58,7 @@ def relay_problem(relay: Relay) -> str | None:
         InputError: no socket can have the path that the file names.
     """
     ports = [
-        words[1].rpartition(":")[2] for _, words in _programs("relay") if words[3:] == [str(relay.vault_socket)]
+        words[1].rpartition(":")[2] for _, words in _programs("relay") if words[4:] == [str(relay.vault_socket)]
     ]
     if not ports:
         return "the relay does not run"

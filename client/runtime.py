@@ -1,6 +1,6 @@
-"""Flower's programs on an organization's side: the one file that leans on private names of flwr.
+"""Flower's programs on an organization's side: with `client/pace.py`, all that leans on private names of flwr.
 
-`python -m client.runtime supernode …` is Flower's own SuperNode, which looks for messages more often.
+`python -m client.runtime supernode …` is Flower's own SuperNode, at another pace (`client/pace.py`).
 `python -m client.runtime relay …` answers its messages in one lasting process. Flower would start a process for
 each message, unpack the coordinator's app and run it. Here the app is looked at and never unpacked: only code that
 the organization installed runs.
@@ -13,7 +13,6 @@ import logging
 import signal
 import sys
 import time
-import types
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +42,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from client.app import app
 from client.refusal import refusal_for
+from common.bell import Bell
 from common.errors import Refused, SottoError
 from common.fab import check_app
 from common.failure import failure
@@ -52,11 +52,9 @@ from common.messages import pack_refusal
 from common.node_key import NODE_HEADER
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-_RELAY_POLL_SECONDS = 0.05
+# The SuperNode rings when there is a message. What it lost and takes up again itself is found without.
+_LONGEST_SECONDS = 20.0
 _RETRY_SECONDS = 1.0
-# In place of Flower's 3 seconds between two looks at the server, and half a second between two at the relay.
-_SERVER_POLL_SECONDS = 0.25
-_REPLY_POLL_SECONDS = 0.05
 # The server looks every half second who is connected.
 _AWAY_SECONDS = 2.0
 
@@ -75,23 +73,22 @@ def check_version() -> None:
         raise SottoError(f"flwr {package_version} is installed; Sotto works with flwr {VERSION} only")
 
 
-def run_supernode(arguments: list[str]) -> None:
-    """Flower's SuperNode with shorter pauses.
+def run_supernode(bell: Path, arguments: list[str]) -> None:
+    """Flower's SuperNode at a pace of our own.
 
     Args:
+        bell: is rung for each message.
         arguments: of `flower-supernode`.
     """
     import flwr.supernode.fleet_http_connection as connection
     import flwr.supernode.start_client_internal as loop
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
-    def sleep(seconds: float) -> None:
-        time.sleep(min(seconds, _REPLY_POLL_SECONDS if seconds < 1 else _SERVER_POLL_SECONDS))
+    from client.pace import quicken
 
-    faster = types.ModuleType("time")
-    faster.__dict__.update({**time.__dict__, "sleep": sleep})
+    quicken(Bell(bell))
     pull_sooner(loop, "pull_objects")
-    loop.__dict__.update(time=faster, pull_objects=_forgotten_with_its_run(vars(loop)["pull_objects"]))
+    vars(loop)["pull_objects"] = _forgotten_with_its_run(vars(loop)["pull_objects"])
     # Its own settings would print past our log.
     uvicorn.config.LOGGING_CONFIG.clear()
     uvicorn.config.LOGGING_CONFIG.update(version=1, disable_existing_loggers=False)
@@ -137,12 +134,13 @@ def _forgotten_with_its_run(pull: Pull) -> Pull:
     return pull_or_fail
 
 
-def run_relay(address: str, secret: Path, socket: str) -> None:
+def run_relay(address: str, secret: Path, bell: Path, socket: str) -> None:
     """Answer the messages that a SuperNode receives, one after the other, until the process is ended.
 
     Args:
         address: of the SuperNode's Runtime API on this machine.
         secret: a file that proves to the SuperNode that this is its relay.
+        bell: rings when there is a message. It promises none: whoever dies while he waits for it holds nothing.
         socket: of the vault.
     """
     pull_sooner(run_clientapp, "pull_and_inflate_object_from_tree")
@@ -155,13 +153,14 @@ def run_relay(address: str, secret: Path, socket: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Agents and connectors are kinds of app that would run code here: they are never taken.
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    waiting = Bell(bell)
     while True:
         try:
             acquired = tasks.AcquireTask(wanted)
             if acquired.HasField("task") and acquired.token:
                 _relay_one(_client(address, RuntimeTokenHttpInterceptor(acquired.token)), socket)
             else:
-                time.sleep(_RELAY_POLL_SECONDS)
+                waiting.wait(_LONGEST_SECONDS)
         except httpx.HTTPError as error:
             _log.warning("the SuperNode does not answer: %s", error)
             time.sleep(_RETRY_SECONDS)
@@ -221,14 +220,14 @@ def main() -> None:
     """Run one of the two programs."""
     check_version()
     match sys.argv[1:]:
-        case ["supernode", *arguments]:
+        case ["supernode", bell, *arguments]:
             begin("supernode", timed=True)
-            run_supernode(arguments)
-        case ["relay", address, secret, socket]:
+            run_supernode(Path(bell), arguments)
+        case ["relay", address, secret, bell, socket]:
             begin("relay", timed=True)
-            run_relay(address, Path(secret), socket)
+            run_relay(address, Path(secret), Path(bell), socket)
         case _:
-            sys.exit("usage: python -m client.runtime supernode ARGUMENT… | relay ADDRESS SECRET SOCKET")
+            sys.exit("usage: python -m client.runtime supernode BELL ARGUMENT… | relay ADDRESS SECRET BELL SOCKET")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from client.door import Door
 from client.remote import vault_name
 from client.runtime import check_version
 from client.wire import check_socket_path
+from common.bell import Bell
 from common.errors import InputError, SottoError
 from common.lock import Held, exclusive
 from common.logs import ORGANIZATION_VARIABLE, warn
@@ -90,11 +91,18 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
     check_version()
     server, socket, log = relay.server_address, relay.vault_socket, relay.log_file
     door = None if relay.insecure else Door(server, relay.path(relay.ca), relay.path(relay.node_key), relay.name)
+
+    def tell(line: str) -> None:
+        warn(line)
+        if door:
+            # A SuperNode that the server does not let in any more ends. Whether it was that is asked at once.
+            door.ask_now()
+
     try:
         with (
             exclusive(log) if log else nullcontext(),
             tempfile.TemporaryDirectory(prefix="sotto-relay-") as home,
-            Supervisor(warn) as supervisor,
+            Supervisor(tell) as supervisor,
         ):
             if not _vault_answers(relay, socket, supervisor, report):
                 return
@@ -114,6 +122,8 @@ def _start(relay: Relay, home: Path, supervisor: Supervisor) -> None:
     secret = home / "secret"
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_hex(32), encoding="ascii")
+    bell = home / "bell"
+    Bell.hang(bell)
     port = str(free_port())
     program = [sys.executable, "-P", "-m", "client.runtime"]
     keys = ["--root-certificates", str(relay.path(relay.ca))]
@@ -126,8 +136,8 @@ def _start(relay: Relay, home: Path, supervisor: Supervisor) -> None:
     log = relay.log_file
     # A SuperNode whose relay died would keep the message for a minute before Flower asks again. Ended in order
     # it signs off, and is asked anew when it is back. A relay has nothing to do without it.
-    relaying = [*program, "relay", f"127.0.0.1:{port}", str(secret), str(relay.vault_socket)]
-    supervisor.start("SuperNode", [*program, "supernode", *node], environment, log, takes_along="relay")
+    relaying = [*program, "relay", f"127.0.0.1:{port}", str(secret), str(bell), str(relay.vault_socket)]
+    supervisor.start("SuperNode", [*program, "supernode", str(bell), *node], environment, log, takes_along="relay")
     supervisor.start("relay", relaying, environment, log, takes_along="SuperNode")
 
 

@@ -1,6 +1,7 @@
 """Flower's pace: it looks for what is not there yet a second later at the earliest. Sotto looks sooner.
 
-This file, `client/runtime.py` and `server/control.py` alone lean on private names of flwr, and so on one version.
+This file, `client/runtime.py`, `client/pace.py`, `server/control.py`, `server/superexec.py` and, by the tables of
+its database, `server/database.py` alone lean on private names of flwr, and so on one version.
 """
 
 from __future__ import annotations

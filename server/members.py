@@ -40,10 +40,10 @@ class Members:
         self._look()
         return self._by_node.get(node)
 
-    def node_of(self, name: str) -> int | None:
-        """The SuperLink's number of an organization's node; None until the SuperLink knows it."""
+    def node_of_key(self, key: NodePublicKey) -> int | None:
+        """The SuperLink's number of the node that has this key; None as long as it has none."""
         self._look()
-        return self._nodes.get(name)
+        return self._nodes.get(self._names.get(key, ""))
 
     def is_revoked(self, key: NodePublicKey) -> bool:
         """Whether this node key was revoked."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from common.bell import Bell
 from common.errors import InputError, SottoError
 from common.keys import write_new
 from common.lock import Held, exclusive
@@ -20,6 +21,7 @@ from common.logs import warn
 from common.network import Address, any_address, loopback_address
 from common.processes import FLOWER_ENVIRONMENT, Supervisor
 from common.settings import SettingsFile
+from server.database import Watch
 from server.registry import Registry
 
 _READY_SECONDS = 60.0
@@ -41,6 +43,17 @@ class Server(SettingsFile):
     yourself."""
     insecure: bool = False
     """For trying things out on one machine: without TLS and keys the SuperLink itself listens at `address`."""
+
+    @property
+    def database(self) -> Path:
+        """The SuperLink's database."""
+        return self.path(self.folder) / "state.db"
+
+    @property
+    def bells(self) -> tuple[Path, Path]:
+        """They ring when the database changes, one for the door and one for the SuperExec."""
+        folder = self.path(self.folder)
+        return folder / "door.bell", folder / "superexec.bell"
 
     @property
     def registry(self) -> Path:
@@ -102,38 +115,41 @@ def serve(server: Server, report: Callable[[str], None]) -> None:
             for key, address in {"superlink": superlink, "address": door}.items():
                 if local(address).is_open():
                     raise InputError(f"{key} = {address}: another program listens there; choose another port")
+            watch = Watch(server.database, [Bell.hang(path) for path in server.bells])
             log = folder / "superlink.log"
-            _start_superlink(superlink, folder, supervisor, log)
+            _start_superlink(server, supervisor, log)
             _wait(supervisor, lambda: is_ready(superlink), "SuperLink", log)
             if not server.insecure and not supervisor.told_to_end:
                 _open_door(server, supervisor, folder / "door.log")
             if not supervisor.told_to_end:
                 report(f"the server is ready at {door}; its logs are in {folder}")
-            supervisor.run()
+            supervisor.run(watch)
     except Held as held:
         raise InputError(f"folder = {folder}: another server, process {held.holder}, uses it") from None
 
 
-def _start_superlink(address: Address, folder: Path, supervisor: Supervisor, log: Path) -> None:
+def _start_superlink(server: Server, supervisor: Supervisor, log: Path) -> None:
     """Start the SuperLink, and the SuperExec that starts a ServerApp for each run.
 
     Flower would start the SuperExec itself, and not again when it dies. It shares a secret with the SuperLink, so
     that no other program of this machine is given a ServerApp's part.
     """
+    address, folder = server.superlink_at, server.path(server.folder)
     secret = folder / "superexec.secret"
     secret.unlink(missing_ok=True)
     write_new(secret, secrets.token_hex(32).encode(), 0o600)
     shared = ["--insecure", "--superexec-auth-secret-file", str(secret)]
     environment = _environment(folder)
-    link = [*shared, "--isolation", "process", "--host", address.host, "--port", str(address.port)]
-    link += ["--database", str(folder / "state.db")]
-    supervisor.start("SuperLink", [_flower("superlink"), *link], environment, log, takes_along="SuperExec")
-    executor = [_flower("superexec"), *shared, "--runtime-api-address", str(address)]
+    link = [str(Path(sys.executable).parent / "flower-superlink"), *shared, "--isolation", "process"]
+    link += ["--host", address.host, "--port", str(address.port), "--database", str(server.database)]
+    supervisor.start("SuperLink", link, environment, log, takes_along="SuperExec")
+    executor = [*_program("superexec"), str(server.database), str(server.bells[1]), *shared]
+    executor += ["--runtime-api-address", str(address)]
     supervisor.start("SuperExec", executor, environment, log)
 
 
-def _flower(program: str) -> str:
-    return str(Path(sys.executable).parent / f"flower-{program}")
+def _program(name: str) -> list[str]:
+    return [sys.executable, "-P", "-m", f"server.{name}"]
 
 
 def _open_door(server: Server, supervisor: Supervisor, log: Path) -> None:
@@ -142,9 +158,8 @@ def _open_door(server: Server, supervisor: Supervisor, log: Path) -> None:
 
     synchronize(server.organizations(), server.superlink_at)
     arguments = [server.listens_at, server.path(server.certificate), server.path(server.key)]
-    arguments += [server.superlink_at, server.registry]
-    command = [sys.executable, "-P", "-m", "server.door", *map(str, arguments)]
-    supervisor.start("door", command, FLOWER_ENVIRONMENT, log)
+    arguments += [server.superlink_at, server.registry, server.database, server.bells[0]]
+    supervisor.start("door", [*_program("door"), *map(str, arguments)], FLOWER_ENVIRONMENT, log)
     _wait(supervisor, local(server.listens_at).is_open, "door", log)
 
 

@@ -28,7 +28,7 @@ KILLS = int(os.environ.get("SOTTO_SOAK_KILLS", "100"))
 KINDS = {
     "door": ("server.door",),
     "ServerApp": ("flwr-serverapp",),
-    "SuperExec": ("flower-superexec",),
+    "SuperExec": ("server.superexec",),
     "SuperLink": ("flower-superlink",),
     "SuperNode": ("client.runtime", "supernode"),
     "relay": ("client.runtime", "relay"),

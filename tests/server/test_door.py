@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,13 +19,11 @@ from hypothesis import strategies as st
 from client.door import NotAccepted, Unreachable, ask_door, trust
 from client.keys import make_keys
 from common.errors import InputError
-from common.network import Address, free_port
+from common.network import Address
 from common.node_key import NodeKey
 from server.certs import make_certificates
-from server.registry import Registry
-from tests.conftest import ROOT
+from tests.server.doors import NODE, Site, opened
 
-NODE = 4711
 FLEET = [
     "activate-node",
     "confirm-message-received",
@@ -45,117 +38,11 @@ FLEET = [
 ]
 
 
-@dataclass
-class Behind:
-    """A server in the SuperLink's place that writes down what reaches it."""
-
-    seen: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
-    status: int = 200
-
-    def handler(self) -> type[BaseHTTPRequestHandler]:
-        behind = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                if self.headers.get("transfer-encoding") == "chunked":
-                    body = b""
-                    while size := int(self.rfile.readline(), 16):
-                        body += self.rfile.read(size)
-                        self.rfile.readline()
-                    self.rfile.readline()
-                else:
-                    body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                behind.seen.append((f"{self.command} {self.path}", headers, body))
-                self.send_response(behind.status)
-                self.send_header("content-type", "application/x-protobuf")
-                self.send_header("set-cookie", "secret=1")
-                self.send_header("content-length", "6")
-                self.end_headers()
-                self.wfile.write(b"answer")
-
-            do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = answer  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        return Handler
-
-
-@dataclass
-class Site:
-    """A door with one registered organization, and what is behind it."""
-
-    folder: Path
-    address: Address
-    behind: Behind
-    registry: Registry
-
-    @property
-    def ca(self) -> Path:
-        return self.folder / "certs" / "ca.pem"
-
-    @property
-    def key_file(self) -> Path:
-        return self.folder / "keys" / "node.key"
-
-    def connect(self) -> ssl.SSLSocket:
-        plain = socket.create_connection((self.address.host, self.address.port), timeout=60)
-        return trust(self.ca).wrap_socket(plain, server_hostname=self.address.host)
-
-    def signed(self) -> dict[str, str]:
-        return NodeKey.read(self.key_file).headers()
-
-    def send(self, raw: bytes) -> bytes:
-        """Raw bytes on a connection of their own, and all that comes back."""
-        with self.connect() as connection:
-            connection.sendall(raw)
-            answer = b""
-            try:
-                while piece := connection.recv(65536):
-                    answer += piece
-            except ssl.SSLError:
-                pass
-            return answer
-
-    def post(self, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-        """An honest request."""
-        given = self.signed() if headers is None else headers
-        client = http.client.HTTPSConnection(self.address.host, self.address.port, context=trust(self.ca))
-        client.request("POST", path, body, {"content-type": "application/x-protobuf", **given})
-        reply = client.getresponse()
-        answer = reply.read()
-        client.close()
-        self.reply_headers = {name.lower(): value for name, value in reply.getheaders()}
-        return reply.status, answer
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("door")
-    make_certificates(folder / "certs", ["127.0.0.1"])
-    make_keys(folder / "keys", "st-mary")
-    registry = Registry(folder / "organizations")
-    registry.register("st-mary", folder / "keys" / "node.pub", folder / "keys" / "statement.pub")
-    registry.set_node_id("st-mary", NODE)
-    behind = Behind()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), behind.handler())
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = Address("127.0.0.1", free_port())
-    command = [sys.executable, "-m", "server.door", str(address), folder / "certs" / "server.pem"]
-    command += [folder / "certs" / "server.key", f"127.0.0.1:{server.server_port}", registry.folder]
-    with (folder / "door.log").open("wb") as log:
-        door = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-    try:
-        assert address.wait_until_open(120), (folder / "door.log").read_text()
-        yield Site(folder, address, behind, registry)
-    finally:
-        door.terminate()
-        assert door.wait(60) == 0 or door.returncode == -15
-        server.shutdown()
-        server.server_close()
+    # There is no database: nothing is kept for long.
+    with opened(tmp_path_factory.mktemp("door")) as site:
+        yield site
 
 
 @pytest.fixture(autouse=True)

@@ -39,9 +39,9 @@ def test_every_change_is_seen_at_once(registry: Registry, tmp_path: Path) -> Non
         name = f"org-{number}"
         key = register(registry, tmp_path, name)
         assert members.name_of_key(key.public) == name
-        assert members.node_of(name) is None, "the SuperLink does not know it yet"
+        assert members.node_of_key(key.public) is None, "the SuperLink does not know it yet"
         registry.set_node_id(name, 100 + number)
-        assert (members.node_of(name), members.name_of_node(100 + number)) == (100 + number, name)
+        assert (members.node_of_key(key.public), members.name_of_node(100 + number)) == (100 + number, name)
         assert not members.is_revoked(key.public)
         if number % 2:
             registry.revoke(name)
