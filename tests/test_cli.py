@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import json
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +22,9 @@ from common.plan import Plan
 from common.signing import StatementKey, public_line
 from server.run_directory import RunDirectory
 from tests.conftest import DEMO_BASE, Cli
+from tests.programs.start import start
 from tests.server.signed_run import change, make_run, signed, statement
+from tests.waiting import LONG, wait_until
 
 RECORDS = [{"text": f"Customer: where is parcel {n}?\nAgent: on its way.", "who": "ab"[n % 2]} for n in range(80)]
 
@@ -198,19 +198,18 @@ def test_control_c_leaves_a_run_that_resume_continues(cli: Cli, folder: Path) ->
     edit(folder, "rounds = 1", "rounds = 400")
     out = folder / "run"
     command = [sys.executable, "-m", "sotto", "simulate", str(folder / "plan.toml"), "--out", str(out)]
-    # A test run in a shell's background ignores the signal, and its children would inherit that.
-    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=default
-    )
-    deadline = time.monotonic() + 120
-    while not (out / "checkpoints" / "round-0002").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    printed_to = folder / "errors"
+    with printed_to.open("wb") as output:
+        process = start(command, cwd=folder, output=output)
+
+    def two_rounds() -> bool:
+        assert process.poll() is None, printed_to.read_text()
+        return (out / "checkpoints" / "round-0002").exists()
+
+    wait_until(two_rounds, "two rounds")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.wait(LONG) == 130
+    errors = printed_to.read_text()
     assert f"stopped; continue with: sotto simulate {folder / 'plan.toml'} --out {out} --resume" in errors
     assert "Traceback" not in errors
     reached = len(list((out / "checkpoints").glob("round-????")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from common.signing import StatementKey
 from server.certs import make_certificates
 from server.registry import Registry
 from tests.client.vaults import Echo, open_vault, served, write_organization
-from tests.conftest import ROOT
+from tests.server.doors import door_process
 
 
 @dataclass
@@ -54,18 +53,11 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("door")
     make_certificates(folder / "certs", ["127.0.0.1"])
-    site = Site(folder, Address("127.0.0.1", free_port()), Registry(folder / "organizations"))
-    site.keys("st-mary", "st-mary")
-    command = [sys.executable, "-m", "server.door", str(site.address), folder / "certs" / "server.pem"]
-    command += [folder / "certs" / "server.key", f"127.0.0.1:{free_port()}", site.registry.folder]
-    with (folder / "door.log").open("wb") as log:
-        door = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-    try:
-        assert site.address.wait_until_open(120), (folder / "door.log").read_text()
+    registry = Registry(folder / "organizations")
+    with door_process(folder, registry, Address("127.0.0.1", free_port())) as (address, _):
+        site = Site(folder, address, registry)
+        site.keys("st-mary", "st-mary")
         yield site
-    finally:
-        door.terminate()
-        door.wait(60)
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +30,9 @@ from tests.client.checking import (
     write_records,
 )
 from tests.client.vaults import write_organization
-from tests.conftest import ROOT, MakePlan
+from tests.conftest import MakePlan
+from tests.programs.start import start
+from tests.waiting import LONG
 
 
 @pytest.fixture
@@ -279,17 +279,14 @@ def test_a_plan_that_does_not_fit_into_memory_is_wrong_and_what_to_lower_is_said
 ) -> None:
     plan = write_plan(path.parent, make_plan())
     change(path, vault={"max_tokens": 500_000})
-    limit = 6 * 2**30
-    ended = subprocess.run(
-        [sys.executable, "-m", "sotto", "client", "check", str(path), "--plan", str(plan), "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-    )
-    assert (ended.returncode, ended.stderr) == (1, "")
-    wrong = [one for one in json.loads(ended.stdout)["checks"] if one["state"] != "ok"]
+    command = [sys.executable, "-m", "sotto", "client", "check", path, "--plan", plan, "--json"]
+    printed, errors = path.parent / "printed", path.parent / "errors"
+    with printed.open("wb") as output, errors.open("wb") as trouble:
+        checking = start(command, cwd=path.parent, output=output, errors=trouble)
+        # Long before it comes to the device.
+        resource.prlimit(checking.pid, resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+    assert (checking.wait(LONG), errors.read_text()) == (1, "")
+    wrong = [one for one in json.loads(printed.read_text())["checks"] if one["state"] != "ok"]
     assert [(one["group"], one["name"], one["state"]) for one in wrong] == [("device", "plan", "wrong")]
     assert wrong[0]["text"].startswith("out of memory, where ")
     assert wrong[0]["text"].endswith("set vault.max_tokens = 500000 lower, 48 at least")

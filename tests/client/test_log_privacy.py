@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from client.remote import RemoteVault
 from common.errors import Refused
 from tests.client.vaults import request_for, write_organization
 from tests.conftest import ROOT, MakePlan
+from tests.programs.start import Process, start
 from tests.waiting import LONG, wait_until
 
 CANARY = "Zwetschgenknoedel"
@@ -37,18 +36,12 @@ def organization(folder: Path, base: Path) -> Path:
 
 
 @contextmanager
-def leaky(path: Path, log_format: str) -> Iterator[subprocess.Popen[bytes]]:
+def leaky(path: Path, log_format: str) -> Iterator[Process]:
     """A vault that fails as the file `stage` says; it is killed at the end."""
     folder = path.parent
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.client.leaky_vault", str(folder), "vault", "start", str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SOTTO_LOG_FORMAT": log_format},
-        )
+        command = [sys.executable, "-m", "tests.client.leaky_vault", folder, "vault", "start", path]
+        process = start(command, cwd=ROOT, output=out, errors=err, SOTTO_LOG_FORMAT=log_format)
     try:
         yield process
     finally:
@@ -60,7 +53,7 @@ def told(folder: Path) -> str:
     return (folder / "out").read_text() + (folder / "err").read_text()
 
 
-def answers(process: subprocess.Popen[bytes], folder: Path) -> bool:
+def answers(process: Process, folder: Path) -> bool:
     assert process.poll() is None, told(folder)
     return "the vault answers at" in told(folder)
 

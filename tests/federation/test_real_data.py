@@ -85,7 +85,7 @@ def federation(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture(scope="module")
 def seeded_run(federation: Federation) -> Path:
     """A run over three vaults with repeatable noise; the first has no network interface, if that is permitted."""
-    program = [sys.executable, "-P", ROOT / "tests" / "federation" / "seeded_vault.py"]
+    program = [sys.executable, "-P", "-m", "tests.federation.seeded_vault"]
     vaults = []
     for name in SIZES:
         alone = ["unshare", "-n"] if name == "client-0" and without_network_is_permitted() else []

@@ -6,7 +6,6 @@ import http.client
 import socket
 import sqlite3
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from common.node_key import NodeKey
 from server.certs import make_certificates
 from server.registry import Registry
 from tests.conftest import ROOT
+from tests.programs.start import Process, start
 
 NODE = 4711
 
@@ -83,7 +83,7 @@ class Site:
     address: Address
     behind: Behind
     registry: Registry
-    door: subprocess.Popen[bytes]
+    door: Process
 
     @property
     def ca(self) -> Path:
@@ -187,21 +187,30 @@ def opened(folder: Path) -> Iterator[Site]:
     behind = Behind()
     server = ThreadingHTTPServer(("127.0.0.1", 0), behind.handler())
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with door_process(folder, registry, Address("127.0.0.1", server.server_port)) as (address, door):
+            yield Site(folder, address, behind, registry, door)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def door_process(folder: Path, registry: Registry, superlink: Address) -> Iterator[tuple[Address, Process]]:
+    """A door on a free port, with the certificates in a folder, before a SuperLink that need not be there."""
     address = Address("127.0.0.1", free_port())
-    command = [sys.executable, "-m", "server.door", str(address), folder / "certs" / "server.pem"]
-    command += [folder / "certs" / "server.key", f"127.0.0.1:{server.server_port}", registry.folder]
+    command = [sys.executable, "-m", "server.door", address, folder / "certs" / "server.pem"]
+    command += [folder / "certs" / "server.key", superlink, registry.folder]
     Bell.hang(folder / "bell")
     command += [folder / "state.db", folder / "bell"]
     with (folder / "door.log").open("wb") as log:
-        door = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        door = start(command, cwd=ROOT, output=log)
     try:
         assert address.wait_until_open(120), (folder / "door.log").read_text()
-        yield Site(folder, address, behind, registry, door)
+        yield address, door
     finally:
         door.terminate()
         assert door.wait(60) == 0 or door.returncode == -15
-        server.shutdown()
-        server.server_close()
 
 
 class Messages:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from common.processes import FLOWER_ENVIRONMENT
 from server.control import synchronize
 from server.registry import Registry
 from server.superlink import is_ready
+from tests.programs.start import start
 from tests.waiting import wait_until
 
 
@@ -31,9 +31,9 @@ def superlink(folder: Path, database: str) -> Iterator[Address]:
     command = [Path(sys.executable).parent / "flower-superlink", "--insecure", "--host", address.host]
     command += ["--port", str(address.port), "--database", folder / database]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, **FLOWER_ENVIRONMENT, "PATH": path, "FLWR_HOME": str(folder / "home")}
+    environment = {**FLOWER_ENVIRONMENT, "PATH": path, "FLWR_HOME": str(folder / "home")}
     with (folder / "superlink.log").open("ab") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = start(command, cwd=folder, output=log, **environment)
     try:
         wait_until(lambda: is_ready(address), "the SuperLink")
         yield address

@@ -231,7 +231,7 @@ def test_what_turns_the_direction_of_writing_is_taken_out() -> None:
     assert "\u0000" not in page
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_any_name_makes_a_whole_page(name: str, boundary: str) -> None:
     page = page_of(statement(name, boundary=boundary))
