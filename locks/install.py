@@ -32,10 +32,9 @@ for name in ("client", "common", "server", "simulations"):
         except ImportError:
             pass
 """
-UNREACHABLE = re.compile(
-    "NewConnectionError|NameResolutionError|ConnectTimeoutError|ReadTimeoutError|ProxyError|SSLError|ProtocolError"
-    "|ConnectionResetError|Failed to establish a new connection|Could not fetch URL"
-)
+# pip tells of a broken connection only where it tries again.
+RETRIES = ["--retries", "5"]
+UNREACHABLE = re.compile("connection broken by|40[137] Client Error|5[0-9]{2} Server Error")
 
 
 def explain(said: "str") -> "str | None":
@@ -140,7 +139,7 @@ def install(folder: "Path", sets: "list[str]", project: "list[str]", lean: "bool
     make_environment(folder)
     sys.stdout.write(f"installing {', '.join(sets)} into {folder}\n")
     sys.stdout.flush()
-    options = ["--quiet", "--no-compile"] if lean else ["--quiet"]
+    options = ["--quiet", *RETRIES, *(["--no-compile"] if lean else [])]
     # What comes as source is built with the setuptools of the lock, too.
     built = ["--no-deps", "--no-build-isolation", "--use-pep517"]
     pip(folder, [*options, *built, "--require-hashes", "-r", str(LOCKS / "build.txt")])
