@@ -280,7 +280,7 @@ def anonymize_client(
     plan: Annotated[Path | None, typer.Option(help="Look at what this plan reads; else at every field.")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Of each kind, at most.")] = 3,
 ) -> None:
-    """Show what [data.anonymize] replaces in the organization's own records, on its own terminal."""
+    """Show what the table data.anonymize replaces in the organization's own records, on its own terminal."""
     from client.organization import Organization
     from client.preview import preview as look
     from client.preview import print_preview
