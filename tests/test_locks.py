@@ -169,7 +169,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def install(folder: Path, version: str = "1.0", digest: str = "0" * 64, **environment: str) -> str:
     """Install a lock that asks for one package; what is said of it, in one line."""
-    (folder / "locks" / "relay.txt").write_text(f"tiny=={version} --hash=sha256:{digest}\n")
+    (folder / "locks" / "relay.txt").write_text(
+        f"tiny=={version}" + (digest and f" --hash=sha256:{digest}") + "\n"
+    )
     ended = subprocess.run(
         [sys.executable, "locks/install.py", ".venv", "relay", "--no-project"],
         cwd=folder,
@@ -191,8 +193,11 @@ def test_a_package_that_the_index_lacks(folder: Path) -> None:
 
 
 def test_a_file_that_the_lock_does_not_know(folder: Path) -> None:
-    said = install(folder, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(folder / "index" / "tiny"))
+    here = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder / "index" / "tiny")}
+    said = install(folder, **here)
     assert said.startswith("tiny==1.0: the index gave a file whose hash is not in the lock files, and it was not ")
+    # Not even where the lock has no hash at all.
+    assert install(folder, digest="", **here).startswith("pip: Hashes are required in --require-hashes mode")
     assert not list((folder / ".venv").rglob("tiny.py"))
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from common.signing import StatementKey
 from tests.conftest import ROOT
 from tests.federation.harness import Federation, texts, wait_until
 from tests.lock_files import beyond
-from tests.server.signed_run import make_run
+from tests.server.signed_run import make_run, signed, statement
 
 # As if they were not installed: also for those who only look whether they are.
 BLOCKER = """
@@ -165,7 +166,8 @@ def test_the_relays_modules_and_commands_do_without_torch(tiny_base: Path, tmp_p
 
 def test_the_servers_modules_and_commands_do_with_its_own_libraries(tiny_base: Path, tmp_path: Path) -> None:
     home, plan = organization(tmp_path, tiny_base)
-    run, server = make_run(tmp_path / "finished", [], {}).path, Alone(tmp_path, "server")
+    key, server = StatementKey.generate(), Alone(tmp_path, "server")
+    run = make_run(tmp_path / "finished", [signed(statement("st-mary"), key)], {"st-mary": key}).path
     shutil.copy(home / "records.jsonl", tmp_path / "public.jsonl")
     server.expect("--help", said="supernode")
     server.expect("server", "certs", tmp_path / "new-certs", "--host", "127.0.0.1", said="written")
@@ -179,9 +181,6 @@ def test_the_servers_modules_and_commands_do_with_its_own_libraries(tiny_base: P
     )
     server.expect("server", "list", *at, said="st-mary  node")
     server.expect("server", "revoke", "st-mary", *at, said="revoked")
-    server.expect(
-        "server", "register", "st-mary", keys / "node.pub", keys / "statement.pub", *at, said="registered"
-    )
     server.expect("privacy", "calibrate", plan, "--public-size", 100, "--json", said="noise_multiplier")
     server.expect("privacy", "report", run, "--html", tmp_path / "report.html")
     server.expect("generate", tiny_base, "--prompt", "parcel", "--max-new-tokens", 2, "--json", said="parcel")
