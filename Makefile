@@ -1,24 +1,31 @@
-# Each target makes .venv first if it is missing or older than pyproject.toml.
+# Each target makes .venv first if it is missing or older than pyproject.toml and the lock files. .venv/ready has what
+# runs and simulations need, .venv/dev also what checks and tests them.
 PYTHON ?= python3
 # Set to the address of an index of CPU-only PyTorch wheels to install torch from there.
 TORCH_INDEX ?=
 BIN := .venv/bin
 QUIET := HF_HUB_OFFLINE=1 FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 TOKENIZERS_PARALLELISM=false
 QUIET += GOMP_SPINCOUNT=10000
+PYTEST := $(QUIET) $(BIN)/python -m pytest
+INSTALL = $(PYTHON) locks/install.py .venv --lean --torch-index '$(TORCH_INDEX)'
+UV := .venv/uv
 
-.PHONY: demo test soak check proto clean
+.PHONY: demo test test-all soak check lock upgrade proto clean
 demo: .venv/ready
 	$(QUIET) $(BIN)/sotto simulate
 
-test: .venv/ready
-	$(QUIET) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not soak'
+test: .venv/dev
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not soak and not slow'
 
-soak: .venv/ready
-	$(QUIET) SOTTO_SOAK_KILLS=200 $(BIN)/python -m pytest tests/client/test_process_kills.py
-	$(QUIET) $(BIN)/python -m pytest --log-cli-level=INFO -m soak tests
-	$(QUIET) SOTTO_SOAK_FUZZ=10000 $(BIN)/python -m pytest tests/fuzz
+test-all: .venv/dev
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not soak'
 
-check: .venv/ready
+soak: .venv/dev
+	SOTTO_SOAK_KILLS=200 $(PYTEST) tests/client/test_process_kills.py
+	$(PYTEST) --log-cli-level=INFO -m soak tests
+	SOTTO_SOAK_FUZZ=10000 $(PYTEST) tests/fuzz
+
+check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -30,11 +37,25 @@ proto:
 	.venv/proto/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.70.0 'setuptools<80'
 	.venv/proto/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. client/vault.proto
 
-.venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Sotto needs Python 3.11 or newer; set PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) -c constraints.txt torch)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+# The lock files hold their versions as long as pyproject.toml allows them; `upgrade` takes the newest that it allows.
+lock: $(UV)
+	$(UV)/bin/python locks/write.py
+
+upgrade: $(UV)
+	$(UV)/bin/python locks/write.py --upgrade
+	$(MAKE) check test
+
+$(UV): Makefile
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+	touch $@
+
+.venv/ready: pyproject.toml $(wildcard locks/*.txt) locks/install.py
+	$(INSTALL) --editable server vault relay
+	touch $@
+
+.venv/dev: .venv/ready
+	$(INSTALL) --no-project dev
 	touch $@
 
 clean:

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from common import logs
 from common.errors import InputError, SottoError
+from common.extras import explain_missing
 from common.settings import Section, template
 from common.untrusted import printable, printable_lines
 
@@ -195,7 +196,8 @@ def start_vault(organization: OrganizationFile) -> None:
 @supernode.command("start")
 def start_supernode(relay: RelayFile, insecure: Insecure = False) -> None:
     """Relay between the server and the vault, until Ctrl-C. Sees no records."""
-    from client.supernode import Relay, serve_relay
+    from client.relay import Relay
+    from client.supernode import serve_relay
 
     logs.begin("relay")
     own = Relay.read(relay)
@@ -256,7 +258,7 @@ def check_client(
     """Find what is wrong at home, before anything is served. Nothing is spent, written or trained."""
     from client.check import all_well, check, print_checks, to_json
     from client.organization import Organization
-    from client.supernode import Relay
+    from client.relay import Relay
     from common.plan import Plan
 
     own, chosen = Organization.read(organization), Plan.read(plan) if plan else None
@@ -278,7 +280,7 @@ def anonymize_client(
     plan: Annotated[Path | None, typer.Option(help="Look at what this plan reads; else at every field.")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Of each kind, at most.")] = 3,
 ) -> None:
-    """Show what [data.anonymize] replaces in the organization's own records, on its own terminal."""
+    """Show what the table data.anonymize replaces in the organization's own records, on its own terminal."""
     from client.organization import Organization
     from client.preview import preview as look
     from client.preview import print_preview
@@ -500,7 +502,7 @@ def init_organization(path: NewFile) -> None:
 @init.command("relay")
 def init_relay(path: NewFile) -> None:
     """A relay: where the vault and the server are."""
-    from client.supernode import Relay
+    from client.relay import Relay
 
     _write_template(path, Relay)
 
@@ -566,6 +568,12 @@ def main() -> None:
     except SottoError as error:
         _print_error(error)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        missing = explain_missing(error)
+        if missing is None:
+            raise
+        _print_error(missing)
+        sys.exit(missing.exit_code)
     except Exception as error:
         if not logs.bug(error):
             raise

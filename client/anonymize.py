@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from client.organization import Anonymize, Entity, Organization
 from common.errors import InputError
+from common.extras import how_to_install
 from common.records import Record
 from common.tasks import UnusableError
 from common.tasks.section import TaskSection
@@ -225,8 +226,7 @@ def _looks(settings: Anonymize) -> Sequence[Look]:
         if error.name is None or error.name.split(".")[0] not in ("presidio_analyzer", "phonenumbers", "regex"):
             raise
         raise InputError(
-            f"data.anonymize needs {error.name}, which is not installed; in Sotto's folder: "
-            "pip install -c constraints.txt '.[anonymize]'"
+            f"data.anonymize needs {error.name}, which is not installed; {how_to_install('anonymize')}"
         ) from None
     return looks(settings)
 

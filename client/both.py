@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from client.organization import Organization
-from client.supernode import Relay
+from client.relay import Relay
 from common.errors import InputError
 from common.processes import Supervisor
 

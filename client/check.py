@@ -13,17 +13,17 @@ from rich.console import Console
 from rich.text import Text
 
 from client.checks import Check
-from client.checks.connection import check_relay, check_socket
 from client.checks.device import check_device
 from client.checks.ledger import check_ledger
 from client.checks.models import check_models
 from client.checks.plan import check_plan
 from client.checks.records import check_examples, check_records
+from client.checks.socket import check_socket
 from client.organization import Organization
 from common.plan import Plan
 
 if TYPE_CHECKING:
-    from client.supernode import Relay
+    from client.relay import Relay
 
 GROUPS = ("records", "model", "device", "ledger", "plan", "connection")
 _STYLES = {"ok": "green", "warning": "yellow", "wrong": "red"}
@@ -45,6 +45,9 @@ def check(
 
     Returns:
         What was found, by group in the order of `GROUPS`. Whatever goes wrong on the way is a finding too.
+
+    Raises:
+        ModuleNotFoundError: there is a relay's file, and the relay's libraries are not installed.
     """
     return sorted(_look(organization, plan, relay, told), key=lambda found: GROUPS.index(found.group))
 
@@ -54,6 +57,9 @@ def _look(
 ) -> Iterator[Check]:
     yield from check_socket(organization)
     if relay is not None:
+        # With the libraries of the relay, which a vault alone lacks.
+        from client.checks.connection import check_relay
+
         # First: what is sent to the server is sent before any record was opened.
         told("vault and server")
         yield from check_relay(organization, relay)

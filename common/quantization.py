@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from transformers import BitsAndBytesConfig
 
+from common.extras import how_to_install
+
 Quantization = Literal["4bit", "8bit"]
 
 
@@ -27,8 +29,8 @@ def quantized(quantization: Quantization, config: Any, dtype: str, device: str) 
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(
-            f'quantization = "{quantization}" needs bitsandbytes, which is not installed; in Sotto\'s folder: '
-            "pip install -c constraints.txt '.[quantization]'"
+            f'quantization = "{quantization}" needs bitsandbytes, which is not installed; '
+            f"{how_to_install('quantization')}"
         )
     if is_quantized(config):
         raise ValueError("it is quantized already; name the model that it was made from")

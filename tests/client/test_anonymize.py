@@ -278,6 +278,6 @@ def test_what_is_not_installed_is_named_with_what_to_do(monkeypatch: pytest.Monk
     with pytest.raises(InputError) as caught:
         Anonymizer(Anonymize())
     assert str(caught.value) == (
-        "data.anonymize needs presidio_analyzer, which is not installed; in Sotto's folder: pip install -c "
-        "constraints.txt '.[anonymize]'"
+        "data.anonymize needs presidio_analyzer, which is not installed; in Sotto's folder: python3 "
+        f"locks/install.py {sys.prefix} anonymize --no-project"
     )

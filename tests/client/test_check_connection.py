@@ -22,7 +22,7 @@ from client.checks import Check
 from client.checks.connection import check_relay, clock_check
 from client.keys import make_keys
 from client.organization import Organization
-from client.supernode import Relay
+from client.relay import Relay
 from common.network import Address, free_port
 from common.node_key import NodeKey
 from common.signing import StatementKey

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.organization import Organization
-from client.supernode import Relay
+from client.relay import Relay
 from common.errors import InputError
 from common.plan import Plan
 from common.protocol import Description, Head, Statement

@@ -139,5 +139,5 @@ def test_bad_input_is_one_line(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "bitsandbytes" else find(name, *more)
     )
-    with pytest.raises(InputError, match=r"pip install -c constraints.txt '\.\[quantization\]'"):
+    with pytest.raises(InputError, match=r"locks/install.py .* quantization --no-project"):
         LoraModel(plan.model.base, plan)

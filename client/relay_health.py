@@ -1,8 +1,7 @@
-"""Is a part of an organization well? For container engines and whoever else looks: exit code 0 if it is.
+"""Is a relay well? For container engines and whoever else looks: exit code 0 if it is.
 
-`python -m client.health vault SOCKET` asks the vault whether it answers; also while it trains, it does.
-`python -m client.health relay RELAY.toml` looks for the relay's two processes, for the SuperNode's connection to
-the coordinator, and asks the vault. Run it as the user of what it looks at.
+`python -m client.relay_health RELAY.toml` looks for the relay's two processes, for the SuperNode's connection to
+the coordinator, and asks the vault. Run it as the relay's user.
 """
 
 from __future__ import annotations
@@ -13,39 +12,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import psutil
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from client.supernode import Relay
-from client.wire import check_socket_path, grpc_address
+from client.relay import Relay
+from client.vault_health import vault_problem
 from common.errors import SottoError
 
-_ANSWER_SECONDS = 5.0
 # A SuperNode that has just come back connects within moments.
 _CONNECT_SECONDS = 3.0
 _POLL_SECONDS = 0.2
-
-
-def vault_problem(socket: Path) -> str | None:
-    """What is wrong with a vault, in one line; None if it answers.
-
-    Args:
-        socket: where it should answer.
-
-    Raises:
-        InputError: no socket can have that path.
-    """
-    with grpc.insecure_channel(grpc_address(check_socket_path(socket))) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        try:
-            reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_SECONDS)
-        except grpc.RpcError as error:
-            return f"no vault answers at {socket}: {error.code().name}"
-    status: int = reply.status
-    if status != health_pb2.HealthCheckResponse.SERVING:
-        return f"the vault at {socket} is {health_pb2.HealthCheckResponse.ServingStatus.Name(status)}"
-    return None
 
 
 def relay_problem(relay: Relay) -> str | None:
@@ -97,17 +72,15 @@ def _is_connected(process: psutil.Process, port: int) -> bool:
 
 def main() -> None:
     """Say what is wrong, if anything is."""
-    try:
-        match sys.argv[1:]:
-            case ["vault", socket]:
-                problem = vault_problem(Path(socket).absolute())
-            case ["relay", file]:
+    match sys.argv[1:]:
+        case [file]:
+            try:
                 problem = relay_problem(Relay.read(Path(file)))
-            case _:
-                sys.exit("usage: python -m client.health vault SOCKET | relay RELAY.toml")
-    except SottoError as error:
-        problem = str(error)
-    sys.exit(problem)
+            except SottoError as error:
+                problem = str(error)
+            sys.exit(problem)
+        case _:
+            sys.exit("usage: python -m client.relay_health RELAY.toml")
 
 
 if __name__ == "__main__":
