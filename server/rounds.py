@@ -94,8 +94,10 @@ def _run_round(
 ) -> RoundLine:
     """One more round of the strategy's; what `rounds.jsonl` says of it, without metrics."""
     federation, roster = directory.plan.federation, strategy.roster
+    # Whose relay just died is away for seconds. A round without enough organizations would end the run.
+    needed = organizations_needed(directory.plan)
+    wait_for_organizations(roster, needed, federation.round_timeout, observer, settle=0.0)
     start = time.monotonic()
-    roster.look()
     asked = list(roster.nodes)
     observer.started(asked, number - 1)
     arrays = messages.adapter_record(strategy.state.adapter)
@@ -104,8 +106,7 @@ def _run_round(
 
     def arriving() -> Iterator[Message]:
         """Each answer is taken in and forgotten before the next one is looked for."""
-        timeout, enough = federation.round_timeout, organizations_needed(directory.plan)
-        for name, reply in exchange(grid, roster, requests, timeout, enough=enough):
+        for name, reply in exchange(grid, roster, requests, federation.round_timeout, enough=needed):
             bytes_up[name] = messages.payload_size(reply.content)
             observer.answered(name)
             yield reply
@@ -125,18 +126,28 @@ def _run_round(
     )
 
 
-def wait_for_organizations(roster: Roster, needed: int, timeout: float, observer: Observer) -> None:
+def wait_for_organizations(
+    roster: Roster, needed: int, timeout: float, observer: Observer, settle: float | None = None
+) -> None:
     """Wait until enough organizations are connected and have said who they are.
+
+    Args:
+        roster: sees who is connected.
+        needed: how many are enough.
+        timeout: seconds to wait for them at most.
+        observer: told who is there while too few are.
+        settle: seconds to wait at most for those beyond who have not said who they are; 15 without it.
 
     Raises:
         SottoError: too few came in time, or two have one name.
     """
+    patience = _SETTLE_SECONDS if settle is None else settle
     begin = time.monotonic()
     told: list[str] | None = None
     while time.monotonic() - begin < timeout:
         roster.look()
         names = list(roster.nodes)
-        if len(names) >= needed and (roster.settled or time.monotonic() - begin > _SETTLE_SECONDS):
+        if len(names) >= needed and (roster.settled or time.monotonic() - begin >= patience):
             return
         if names != told:
             told = names

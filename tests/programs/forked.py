@@ -80,9 +80,14 @@ class ForkingPopen(subprocess.Popen[Any]):
 
 
 def is_forkable(env: Mapping[str, str]) -> bool:
-    """Whether a program of this environment may be forked from this process: it would import the same code."""
+    """Whether a program of this environment may be forked from this process: it would import the same code.
+
+    SQLite forbids a process that has a database open to fork one that opens it, too.
+    """
     same = env.get("PYTHONPATH") == os.environ.get("PYTHONPATH")
-    return same and not env.get("SOTTO_TEST_COLD") and is_single_threaded()
+    opened = {os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}
+    databases = [path for path in opened if ".db" in Path(path).suffixes]
+    return same and not env.get("SOTTO_TEST_COLD") and not databases and is_single_threaded()
 
 
 def become(

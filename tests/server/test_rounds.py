@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
+import server.roster
 from common.adapter import Adapter, from_bytes, initial, to_bytes
 from common.errors import Refused, SottoError
 from common.model import LoraModel
@@ -271,6 +272,34 @@ def test_too_few_organizations_end_the_run_in_time(start: Callable[..., RunDirec
     with pytest.raises(SottoError, match="1 organizations are connected; the plan needs 2"):
         run(start(federation={"round_timeout": 0.2}), only)
     assert only.requests == []
+
+
+def test_a_round_begins_when_those_who_left_are_back(
+    start: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relay died between two rounds: its organization comes back seconds later."""
+    monkeypatch.setattr(server.roster, "_LOOK_SECONDS", 0.0)
+
+    class Leaving(LocalGrid):
+        looks = 0
+
+        def get_node_ids(self) -> Iterable[int]:
+            if directory.rounds() and directory.rounds()[-1].round == 1:
+                self.looks += 1
+                return [1] if self.looks < 3 else [1, 2]
+            return super().get_node_ids()
+
+    class Waiting(Observer):
+        said: ClassVar[list[list[str]]] = []
+
+        def waiting(self, connected: Iterable[str], needed: int) -> None:
+            self.said.append(list(connected))
+
+    directory = start()
+    grid = Leaving({1: Scripted("a", constant(0.5)), 2: Scripted("b", constant(0.5))})
+    run_rounds(grid, directory, None, Waiting())
+    assert [line.organizations["answered"] for line in directory.rounds()[1:]] == [["a", "b"]] * 2
+    assert Waiting.said[-1] == ["a"]
 
 
 def test_the_server_app_runs_a_run_directory(start: Callable[..., RunDirectory], tiny_base: Path) -> None:
