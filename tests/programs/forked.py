@@ -24,10 +24,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.programs.pristine import Pristine
+
 # Console scripts of Flower; ours is started as a module.
 SCRIPTS = ("flower-superlink", "flower-superexec", "flwr-serverapp", "flwr")
 _MOST_DESCRIPTORS = 4096
 _STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "strict"), ("stderr", "w", "backslashreplace"))
+# Set by the server when it has imported everything.
+pristine: Pristine | None = None
 _run_exit_functions: Callable[[], None] = vars(atexit)["_run_exitfuncs"]
 _clear_exit_functions: Callable[[], None] = vars(atexit)["_clear"]
 _wait_for_threads: Callable[[], None] = vars(threading)["_shutdown"]
@@ -131,6 +135,8 @@ def _start_clean(env: Mapping[str, str], cwd: str | Path, streams: Sequence[int]
         if given not in (-1, own):
             os.dup2(given, own)
     os.closerange(3, _MOST_DESCRIPTORS)
+    if pristine is not None:
+        pristine.restore()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.set_wakeup_fd(-1)

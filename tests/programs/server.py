@@ -19,7 +19,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from tests.programs.forked import become, is_single_threaded
+from tests.programs import forked
+from tests.programs.pristine import Pristine
 
 _MOST_BYTES = 2**20
 _LOOK_SECONDS = 1.0
@@ -89,7 +90,7 @@ class Server:
         request = json.loads(text)
         pid = os.fork()
         if pid == 0:
-            become(request["command"], env=request["env"], cwd=request["cwd"], streams=streams)
+            forked.become(request["command"], env=request["env"], cwd=request["cwd"], streams=streams)
         for stream in streams:
             os.close(stream)
         caller.sendall(f"{pid}\n".encode())
@@ -114,7 +115,8 @@ def main() -> None:
     """Import, listen, serve."""
     path, parent = Path(sys.argv[1]), int(sys.argv[2])
     import_all()
-    assert is_single_threaded(), "a library has started a thread while it was imported"
+    assert forked.is_single_threaded(), "a library has started a thread while it was imported"
+    forked.pristine = Pristine()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{path}.new")
         listener.listen()
