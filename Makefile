@@ -7,6 +7,8 @@ BIN := .venv/bin
 QUIET := HF_HUB_OFFLINE=1 FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 TOKENIZERS_PARALLELISM=false
 QUIET += GOMP_SPINCOUNT=10000
 PYTEST := $(QUIET) $(BIN)/python -m pytest
+# Three workers on two cores: tests of real processes wait for much of their time.
+SUITE := $(PYTEST) --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 10 --durations-min 1
 INSTALL = $(PYTHON) locks/install.py .venv --lean --torch-index '$(TORCH_INDEX)'
 UV := .venv/uv
 
@@ -15,10 +17,10 @@ demo: .venv/ready
 	$(QUIET) $(BIN)/sotto simulate
 
 test: .venv/dev
-	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not soak and not slow'
+	$(SUITE) -m 'not soak and not slow'
 
 test-all: .venv/dev
-	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not soak'
+	$(SUITE) -m 'not soak'
 
 soak: .venv/dev
 	SOTTO_SOAK_KILLS=200 $(PYTEST) tests/client/test_process_kills.py

@@ -44,6 +44,7 @@ OF_THE_RELAY = {
     "client.app",
     "client.checks.connection",
     "client.door",
+    "client.pace",
     "client.runtime",
     "client.supernode",
     "common.flower",
@@ -190,6 +191,7 @@ def test_the_servers_modules_and_commands_do_with_its_own_libraries(tiny_base: P
     server.run()
 
 
+@pytest.mark.slow
 def test_a_run_of_three_parts_each_with_its_own_libraries(tiny_base: Path, tmp_path: Path) -> None:
     paths = {extra: without(tmp_path / extra, extra) for extra in FOLDERS}
     with Federation(tmp_path, tiny_base) as federation:
