@@ -12,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # as in sotto.py: programs are started beside open channels
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny models a second thread costs more than it gives
 
+import gc
 import shutil
 import sys
 import tempfile
@@ -49,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no worker waits for another one at the end."""
     longest = ("tests/federation/", "tests/client/test_process_kills.py", "tests/mutants/")
     items.sort(key=lambda item: not item.nodeid.startswith(longest))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays for ever: no collection of garbage need go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

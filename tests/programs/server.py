@@ -8,6 +8,7 @@ descriptors. The answer is the process's number, and, when it has ended, its exi
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -117,6 +118,8 @@ def main() -> None:
     import_all()
     assert forked.is_single_threaded(), "a library has started a thread while it was imported"
     forked.pristine = Pristine()
+    # What was imported stays for ever: collections in the forks do not go through it, nor copy its pages.
+    gc.freeze()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{path}.new")
         listener.listen()
