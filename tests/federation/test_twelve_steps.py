@@ -120,6 +120,7 @@ def test_the_page_has_twelve_steps_in_order() -> None:
     assert [step.number for step in steps()] == list(range(1, 13))
 
 
+@pytest.mark.slow
 def test_the_twelve_steps_lead_to_a_first_run(newcomer: Newcomer) -> None:
     began = time.monotonic()
     by_number = {step.number: step for step in steps()}
