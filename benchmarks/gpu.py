@@ -1,0 +1,271 @@
+"""Whether training on a device is what it is on a CPU, and what differential privacy costs there.
+
+    PYTHONPATH=. python benchmarks/gpu.py [--device cuda] [--part gradients rows neighbours noise speed]
+                                          [--small] [--json FILE]
+
+Needs torch, transformers, PEFT, Opacus, pydantic and cryptography; no Flower, no data set, no network. Models are
+randomly initialized, tokens are random.
+
+gradients   per-example gradients beside those of a plain loop over single examples: the largest relative
+            difference of any tensor.
+rows        one example in different rows of a micro-batch, under different companions, for adapters of the kinds
+            that a server could choose: in how many of the shapes its gradient has other bits, and how far it moves
+            after it is clipped, in C.
+neighbours  one shorter unit more in a batch: how far the sum of clipped gradients moves, in C. More than 1 would
+            be more than the accountant is told.
+noise       what is added to a sum: whether it is the CPU's, bit for bit, and a Kolmogorov-Smirnov test.
+speed       a DP-SGD step beside a plain LoRA step, in turn: medians, tokens a second, peak memory.
+
+"deterministic" says whether PyTorch's deterministic algorithms and attention by plain matrix products were set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Read when cuBLAS is first used: without it deterministic algorithms refuse matrix products.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import torch
+from random_models import llama_config, lora_model, trained_of
+from scipy.stats import kstest  # type: ignore[import-untyped]
+from steps import private_and_plain
+from subjects import ADAPTERS, Subject, subjects
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from client.entropy import Keystream
+from client.private import Gradients, MicroBatch, add_noise, clipped_sum
+from common.precision import computing_in
+from common.tasks import padded_length
+
+Row = dict[str, Any]
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """With PyTorch's deterministic algorithms, and the attention that is plain matrix products, or as it comes."""
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    every = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+    try:
+        with sdpa_kernel([SDPBackend.MATH] if wanted else [*every, SDPBackend.MATH]):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def gradients(subject: Subject, *, small: bool) -> Iterator[Row]:
+    """Hooked gradients beside a plain loop, example by example, without padding."""
+    ADAPTERS["ordinary"](subject.parameters)
+    tokens = 24 if small else 200
+    examples = tuple(subject.examples(4, tokens, seed=3))
+    with subject.hooks() as hooks:
+        each = hooks.of(subject.task, MicroBatch(examples, padded_length(tokens), 7))
+    worst = 0.0
+    for place, example in enumerate(examples):
+        with computing_in(subject.precision, next(iter(subject.parameters.values())).device):
+            loss = subject.task.losses(subject.model, [example], tokens)[0]
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, parameter in subject.parameters.items():
+            assert parameter.grad is not None
+            difference = (each[name][place] - parameter.grad).norm() / parameter.grad.norm()
+            worst = max(worst, float(difference))
+            parameter.grad = None
+    yield {"model": subject.name, "largest relative difference": f"{worst:.1e}"}
+
+
+def _clipped(each: Gradients, place: int) -> torch.Tensor:
+    """One example's gradient, all tensors in one, clipped to C = 1; not finite is zero, as in training."""
+    flat = torch.cat([tensor[place].flatten().double() for tensor in each.values()])
+    norm = flat.norm()
+    return flat * (1.0 / norm).clamp(max=1.0) if bool(norm.isfinite()) else torch.zeros_like(flat)
+
+
+def _places(rows: int) -> list[int]:
+    """First and last rows, those about half, and those about multiples of the tiles of matrix kernels."""
+    wanted = {0, 1, 7, 8, 63, 64, 128, rows // 2, rows - 2, rows - 1}
+    return sorted(place for place in wanted if 0 <= place < rows)
+
+
+def rows(subject: Subject, *, small: bool) -> Iterator[Row]:
+    """One example in many rows, with other companions in each."""
+    lengths, tokens = ((48,), (512,)) if small else ((48, 80, 96, 128, 512), (512, 16384))
+    shapes = [(length, most // length) for length in lengths for most in tokens]
+    for adapter in ("ordinary", "times 1e6", "shared row × 1e8"):
+        ADAPTERS[adapter](subject.parameters)
+        other, moved = [], 0.0
+        for length, count in shapes:
+            differ, by = _row_differences(subject, length, count)
+            other += [f"{count}×{length}"] if differ else []
+            moved = max(moved, by)
+        yield {
+            "model": subject.name,
+            "adapter": adapter,
+            "shapes": len(shapes),
+            "other bits in": len(other),
+            "moves by at most, C": f"{moved:.1e}",
+            "for instance": " ".join(other[:4]),
+        }
+
+
+def _row_differences(subject: Subject, length: int, count: int) -> tuple[bool, float]:
+    wanted = subject.examples(1, length - 5, seed=4)[0]
+    first: torch.Tensor | None = None
+    differ, moved = False, 0.0
+    with subject.hooks() as hooks:
+        for seed, place in enumerate(_places(count)):
+            examples = subject.examples(count, length - 5, seed=100 + seed)
+            examples[place] = wanted
+            found = _clipped(hooks.of(subject.task, MicroBatch(tuple(examples), length, count)), place)
+            if first is None:
+                first = found
+            differ |= not torch.equal(found, first)
+            moved = max(moved, float((found - first).norm()))
+    return differ, moved
+
+
+def neighbours(subject: Subject, *, small: bool) -> Iterator[Row]:
+    """One shorter example, which moves all others of its length by a row."""
+    lengths, tokens = ((48,), 512) if small else ((16, 48, 80, 96), 2048)
+    for adapter in ("ordinary", "zeros", "shared row × 1e4", "shared row × 1e8"):
+        ADAPTERS[adapter](subject.parameters)
+        moved = 0.0
+        for length in lengths:
+            batch = [(example,) for example in subject.examples(8 if small else 100, length - 5, seed=length)]
+            more = [(subject.examples(1, length - 6, seed=length + 1)[0],), *batch]
+            with subject.hooks() as hooks:
+                sums = [clipped_sum(hooks, subject.task, each, 1.0, tokens) for each in (batch, more)]
+            squares = [float((sums[0][name] - sums[1][name]).square().sum()) for name in sums[0]]
+            moved = max(moved, sum(squares) ** 0.5)
+        yield {"model": subject.name, "adapter": adapter, "sum moves by, C": f"{moved:.7f}"}
+
+
+def noise(device: str) -> Iterator[Row]:
+    """The noise alone, on sums of zeros."""
+    zeros = {name: torch.zeros(1000, 300, dtype=torch.float64) for name in "ab"}
+    key = os.urandom(32)
+    there = add_noise({name: tensor.to(device) for name, tensor in zeros.items()}, 1.7, Keystream(key))
+    here = add_noise(zeros, 1.7, Keystream(key))
+    same = all(torch.equal(there[name].cpu(), here[name]) for name in zeros)
+    values = torch.cat([tensor.flatten() for tensor in there.values()]).cpu() / 1.7
+    fit = kstest(values.numpy(), "norm")
+    yield {
+        "numbers": len(values),
+        "as on the CPU, bit for bit": same,
+        "deviation": f"{values.std():.4f}",
+        "KS p": f"{fit.pvalue:.3f}",
+    }
+
+
+def speed(device: str, *, small: bool, runs: int) -> Iterator[Row]:
+    """A DP-SGD step beside a plain step, in turn, on a Llama of about 1.2 billion numbers in bfloat16."""
+    if small:
+        config, length, batch = llama_config(64, 2), 32, 4
+    else:
+        config = llama_config(2048, 16, intermediate_size=8192, num_key_value_heads=8, vocab_size=128256)
+        length, batch = 512, 32
+    for method in ("ffa", "fedavg"):
+        with torch.device(device):
+            model = lora_model(config, method, torch.bfloat16)
+        for max_tokens in (batch * length // 4, batch * length):
+            private, plain = private_and_plain(model, length, batch, max_tokens, torch.bfloat16)
+            for fixed in (False, True):
+                with deterministic(fixed):
+                    yield {
+                        "method": method,
+                        "trained": sum(map(torch.numel, trained_of(model).values())),
+                        "max_tokens": max_tokens,
+                        "deterministic": fixed,
+                    } | _in_turn(private, plain, runs, batch * length, device)
+        del model, private, plain
+        gc.collect()
+
+
+def _in_turn(private: Callable[[], None], plain: Callable[[], None], runs: int, tokens: int, device: str) -> Row:
+    """Times and peak memory of two steps that are taken in turn, after one of each that is not counted."""
+    seconds: list[list[float]] = [[], []]
+    peaks = [0, 0]
+    for run in range(runs + 1):
+        for which, step in enumerate((private, plain)):
+            _settle(device)
+            begin = time.perf_counter()
+            step()
+            peaks[which] = max(peaks[which], _settle(device))
+            if run:
+                seconds[which].append(time.perf_counter() - begin)
+    ratios = [left / right for left, right in zip(*seconds, strict=True)]
+    row: Row = {
+        "private s": f"{statistics.median(seconds[0]):.3f}",
+        "plain s": f"{statistics.median(seconds[1]):.3f}",
+        "time ratio": f"{statistics.median(ratios):.2f}",
+        "private tokens/s": round(tokens / statistics.median(seconds[0])),
+    }
+    if peaks[1]:
+        row |= {"private GiB": f"{peaks[0] / 2**30:.1f}", "memory ratio": f"{peaks[0] / peaks[1]:.2f}"}
+    return row
+
+
+def _settle(device: str) -> int:
+    """Wait for the device; its peak memory in bytes since the last time, 0 on a CPU."""
+    if torch.device(device).type != "cuda":
+        return 0
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return peak
+
+
+PARTS = ("gradients", "rows", "neighbours", "noise", "speed")
+
+
+def measure(part: str, device: str, *, small: bool, runs: int) -> Iterator[Row]:
+    """The rows of one part's table."""
+    if part == "noise":
+        yield from noise(device)
+    elif part == "speed":
+        yield from speed(device, small=small, runs=runs)
+    else:
+        made = {"gradients": gradients, "rows": rows, "neighbours": neighbours}[part]
+        for subject in subjects(device, small=small):
+            for fixed in (False, True):
+                with deterministic(fixed):
+                    yield from ({"deterministic": fixed, **row} for row in made(subject, small=small))
+
+
+def main() -> None:
+    """Print a table for each part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--small", action="store_true", help="tiny models, to see that the script works")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="keep the tables in a file")
+    options = parser.parse_args()
+    on_gpu = torch.device(options.device).type == "cuda"
+    results: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(options.device) if on_gpu else options.device,
+        "torch": torch.__version__,
+    }
+    print(", ".join(f"{key} {value}" for key, value in results.items()))
+    for part in options.part:
+        begin = time.monotonic()
+        results[part] = list(measure(part, options.device, small=options.small, runs=options.runs))
+        print(f"\n{part} ({time.monotonic() - begin:.0f} s)")
+        head = list(results[part][0])
+        print("| " + " | ".join(head) + " |", "|---" * len(head) + "|", sep="\n")
+        for row in results[part]:
+            print("| " + " | ".join(str(row.get(key, "")) for key in head) + " |", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""One DP-SGD step and one plain LoRA step on the same batch, to be taken in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from random_models import Tokens, random_examples, trained_of
+
+from client.entropy import SystemEntropy
+from client.private import PerExampleGradients, add_noise, clipped_sum, micro_batches
+from common.precision import computing_in
+from common.tasks.causal_lm import CausalLM
+from common.tasks.section import TaskSection
+
+
+def private_and_plain(
+    model: torch.nn.Module, length: int, batch: int, max_tokens: int, precision: torch.dtype = torch.float32
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Steps of a model that writes.
+
+    Args:
+        model: its LoRA layers are trained.
+        length: tokens that each example is padded to.
+        batch: examples of a step.
+        max_tokens: padded tokens in a micro-batch.
+        precision: of the matrix products.
+
+    Returns:
+        The private step and the plain one.
+    """
+    task = CausalLM(TaskSection(max_length=length), Tokens())
+    units = [(example,) for example in random_examples(batch, length - 1, torch.Generator().manual_seed(5))]
+    parameters = trained_of(model)
+    device = next(iter(parameters.values())).device
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-4)
+    stream = SystemEntropy().stream("benchmark", "benchmark", 1)
+
+    def private() -> None:
+        with PerExampleGradients(model, parameters, precision) as hooks:
+            noised = add_noise(clipped_sum(hooks, task, units, 1.0, max_tokens), 1.0, stream)
+            for name, parameter in parameters.items():
+                parameter.grad = (noised[name] / batch).to(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def plain() -> None:
+        for micro, _ in micro_batches(units, max_tokens):
+            with computing_in(precision, device):
+                losses = task.losses(model, micro.examples, micro.length)
+            (losses.sum() / batch).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return private, plain

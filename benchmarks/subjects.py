@@ -1,0 +1,85 @@
+"""Models of each kind of loss with random weights, and the adapters that a server could choose for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from random_models import Tokens, headed_model, llama_config, lora_model, random_examples, trained_of
+
+from client.private import PerExampleGradients
+from common.tasks import Example, Task
+from common.tasks.causal_lm import CausalLM
+from common.tasks.classification import Classification
+from common.tasks.section import TaskSection
+
+CLASSES = 77
+
+
+class Subject:
+    """A model, its task, and examples for it.
+
+    Args:
+        name: in the table.
+        model: in training mode, on its device.
+        task: of the examples.
+        classes: of an example; 0 where tokens are to be written.
+        precision: of the matrix products.
+    """
+
+    def __init__(
+        self, name: str, model: torch.nn.Module, task: Task, classes: int, precision: torch.dtype
+    ) -> None:
+        self.name, self.model, self.task, self.precision = name, model, task, precision
+        self.parameters = trained_of(model)
+        self._classes = classes
+
+    def examples(self, count: int, tokens: int, seed: int) -> list[Example]:
+        """Random ones of one length."""
+        return random_examples(count, tokens, torch.Generator().manual_seed(seed), self._classes)
+
+    def hooks(self) -> PerExampleGradients:
+        """Per-example gradients, as a vault takes them."""
+        return PerExampleGradients(self.model, self.parameters, self.precision)
+
+
+def subjects(device: str, *, small: bool) -> Iterator[Subject]:
+    """A classifier and a model that writes in float32, and one that writes in bfloat16."""
+    hidden, layers = (64, 2) if small else (384, 6)
+    config = llama_config(hidden, layers)
+    labels = [str(label) for label in range(CLASSES)]
+    section = TaskSection(kind="classification", template="{text}", labels=labels, max_length=2048)
+    task: Task = Classification(section, Tokens())
+    yield Subject("classifier", headed_model(config, CLASSES).to(device), task, CLASSES, torch.float32)
+    task = CausalLM(TaskSection(max_length=2048), Tokens())
+    yield Subject("llama fp32", lora_model(config).to(device), task, 0, torch.float32)
+    yield Subject("llama bf16", lora_model(config, dtype=torch.bfloat16).to(device), task, 0, torch.bfloat16)
+
+
+def _fill(tensors: dict[str, torch.nn.Parameter], scale: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name in sorted(tensors):
+            tensors[name].copy_(scale * torch.randn(tensors[name].shape, generator=generator))
+
+
+def _shared_row(tensors: dict[str, torch.nn.Parameter], scale: float) -> None:
+    """All outputs have the same large weights, but for a unit in the last place: rounding tells them apart."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name in sorted(tensors):
+            outputs, inputs = tensors[name].shape
+            row = (scale * torch.randn(1, inputs, generator=generator)).expand(outputs, inputs)
+            up = torch.rand(outputs, inputs, generator=generator) < 0.5
+            one_more = torch.nextafter(row, torch.full_like(row, torch.inf))
+            tensors[name].copy_(torch.where(up, one_more, row))
+
+
+# What a server could choose: ordinary, no information, huge, and outputs that differ by rounding alone.
+ADAPTERS: dict[str, Callable[[dict[str, torch.nn.Parameter]], None]] = {
+    "ordinary": lambda tensors: _fill(tensors, 0.05),
+    "zeros": lambda tensors: _fill(tensors, 0.0),
+    "times 1e6": lambda tensors: _fill(tensors, 1e6),
+    "shared row × 1e4": lambda tensors: _shared_row(tensors, 1e4),
+    "shared row × 1e8": lambda tensors: _shared_row(tensors, 1e8),
+}
