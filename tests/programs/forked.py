@@ -29,7 +29,6 @@ from tests.programs.pristine import Pristine
 # Console scripts of Flower; ours is started as a module.
 SCRIPTS = ("flower-superlink", "flower-superexec", "flwr-serverapp", "flwr")
 _MOST_DESCRIPTORS = 4096
-_STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "strict"), ("stderr", "w", "backslashreplace"))
 # Set by the server when it has imported everything.
 pristine: Pristine | None = None
 _run_exit_functions: Callable[[], None] = vars(atexit)["_run_exitfuncs"]
@@ -61,7 +60,7 @@ class ForkingPopen(subprocess.Popen[Any]):
         names += ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite", "restore_signals")
         names += ("gid", "gids", "uid", "umask", "start_new_session", "process_group")
         given = dict(zip(names, rest, strict=True))
-        env = os.environ if given["env"] is None else given["env"]
+        env = dict(os.environ if given["env"] is None else given["env"])
         command = [str(part) for part in args] if isinstance(args, list | tuple) else [str(args)]
         if not (module_or_script(command) and is_forkable(command, env)):
             super()._execute_child(args, executable, preexec_fn, close_fds, *rest)  # type: ignore[misc]
@@ -144,11 +143,10 @@ def _start_clean(env: Mapping[str, str], cwd: str | Path, streams: Sequence[int]
     os.environ.update(env)
     os.chdir(cwd)
     tempfile.tempdir = None
-    for number, (name, mode, errors) in enumerate(_STREAMS):
-        stream = os.fdopen(number, mode, encoding="utf-8", errors=errors, closefd=False)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = pristine.stream(number) if pristine is not None else None
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     subprocess.Popen = ForkingPopen  # type: ignore[misc]
 
 

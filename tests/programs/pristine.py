@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -20,6 +22,12 @@ class Pristine:
         ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in _OURS]
         self._modules = [(module, _values(module)) for module in ours]
         self._loggers = [(logger, _settings(logger)) for logger in _loggers()]
+        # As Python makes them in this environment.
+        self._streams = [
+            (stream.mode, stream.encoding, stream.errors, stream.line_buffering, stream.write_through)
+            for stream in (sys.stdin, sys.stdout, sys.stderr)
+            if isinstance(stream, io.TextIOWrapper)
+        ]
         self._hooks = sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning
 
     def restore(self) -> None:
@@ -32,6 +40,13 @@ class Pristine:
             vars(logger).update({**settings, "handlers": list(settings["handlers"])})
         logging.Logger.manager._clear_cache()
         sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning = self._hooks
+
+    def stream(self, number: int) -> io.TextIOWrapper:
+        """A new standard stream on a descriptor."""
+        mode, encoding, errors, line_buffering, write_through = self._streams[number]
+        opened = os.fdopen(number, mode, encoding=encoding, errors=errors, closefd=False)
+        opened.reconfigure(line_buffering=line_buffering, write_through=write_through)
+        return opened
 
 
 def _loggers() -> list[logging.Logger]:
