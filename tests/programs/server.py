@@ -75,13 +75,16 @@ class Server:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def serve(self) -> None:
-        """Until the parent is gone."""
+        """Until the parent is gone; programs that it left behind end with it."""
         while Path(f"/proc/{self._parent}").exists():
             for key, _ in self._ready.select(_LOOK_SECONDS):
                 if key.fileobj is self._listener:
                     self._start(self._listener.accept()[0])
                 elif key.fileobj is self._ended:
                     self._reap()
+        for pid in self._callers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def _start(self, caller: socket.socket) -> None:
         # One line in one message: the caller sends it at once.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.programs.start import ForkedProcess, python_path, start
+from tests.programs.start import FOLDER_VARIABLE, ForkedProcess, python_path, start
 from tests.waiting import wait_until
 
 PROBE = [sys.executable, "-P", "-m", "tests.programs.probe"]
@@ -80,3 +82,26 @@ def test_its_exit_code_tells_of_the_signal_that_ended_it(tmp_path: Path, number:
     assert process.poll() is None
     process.send_signal(number)
     assert process.wait(60) == -number
+
+
+@pytest.mark.slow
+def test_programs_end_when_the_test_run_that_started_them_is_killed(tmp_path: Path) -> None:
+    """Its owner is a process of ours here, which starts a program that would last, and is killed."""
+    owner = (
+        "import os, sys, time; from pathlib import Path; from tests.programs.start import start; "
+        "os.environ['SOTTO_TEST_OWNER'] = str(os.getpid()); "
+        "output = open('output', 'wb'); "
+        "program = start([sys.executable, '-m', 'timeit', '-n', '100000000000'], cwd=Path('.'), output=output); "
+        "Path('pid').write_text(str(program.pid)); time.sleep(600)"
+    )
+    environment = {**os.environ, FOLDER_VARIABLE: str(tmp_path), "PYTHONPATH": python_path()}
+    process = subprocess.Popen([sys.executable, "-c", owner], cwd=tmp_path, env=environment)
+    try:
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "", "the program")
+        program = psutil.Process(int((tmp_path / "pid").read_text()))
+        assert program.is_running()
+    finally:
+        process.kill()
+        process.wait()
+    _, left = psutil.wait_procs([program], timeout=60)
+    assert left == []

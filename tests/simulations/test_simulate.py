@@ -240,16 +240,25 @@ AGGREGATIONS: dict[str, dict[str, Any]] = {
 CUTS = [(1, "ffa"), (2, "fedavg"), (3, "ffa"), (5, "fedavg"), (5, "fedavgm"), (4, "fedadam"), (5, "stack")]
 
 
+@pytest.fixture(scope="module")
+def whole_runs() -> dict[str, SimulationResult]:
+    """Runs that were not interrupted, by aggregation; filled by the tests."""
+    return {}
+
+
 @pytest.mark.parametrize(("answers", "aggregation"), CUTS)
 def test_an_interrupted_run_resumes_to_the_same_adapter_at_the_same_cost(
     plan_of: MakeSimulated,
     private_records: dict[str, list[Record]],
+    whole_runs: dict[str, SimulationResult],
     tmp_path: Path,
     answers: int,
     aggregation: str,
 ) -> None:
     plan = plan_of(aggregation=AGGREGATIONS[aggregation])
-    whole = simulate(plan, private_records, tmp_path / "whole")
+    if aggregation not in whole_runs:
+        whole_runs[aggregation] = simulate(plan, private_records, tmp_path / "whole")
+    whole = whole_runs[aggregation]
     with pytest.raises(KeyboardInterrupt):
         simulate(plan, private_records, tmp_path / "cut", observer=Stop(answers))
     resumed = simulate(plan, private_records, tmp_path / "cut", resume=True)
