@@ -62,7 +62,7 @@ class ForkingPopen(subprocess.Popen[Any]):
         given = dict(zip(names, rest, strict=True))
         env = dict(os.environ if given["env"] is None else given["env"])
         command = [str(part) for part in args] if isinstance(args, list | tuple) else [str(args)]
-        if not (module_or_script(command) and is_forkable(command, env)):
+        if not (module_or_script(command) and is_forkable(env)):
             super()._execute_child(args, executable, preexec_fn, close_fds, *rest)  # type: ignore[misc]
             return
         pid = os.fork()
@@ -82,15 +82,15 @@ class ForkingPopen(subprocess.Popen[Any]):
                 os.close(given[theirs])
 
 
-def is_forkable(command: Sequence[str], env: Mapping[str, str]) -> bool:
+def is_forkable(env: Mapping[str, str]) -> bool:
     """Whether a program of this environment may be forked from this process: it would import the same code.
 
     SQLite forbids a process that has a database open to fork one that opens it, too.
     """
     same = env.get("PYTHONPATH") == os.environ.get("PYTHONPATH")
     opened = {os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}
-    shared = opened & {os.path.realpath(word) for word in command}
-    return same and not env.get("SOTTO_TEST_COLD") and not shared and is_single_threaded()
+    databases = [path for path in opened if ".db" in Path(path).suffixes]
+    return same and not env.get("SOTTO_TEST_COLD") and not databases and is_single_threaded()
 
 
 def become(
