@@ -264,7 +264,7 @@ def main() -> None:
         for row in results[part]:
             print("| " + " | ".join(str(row.get(key, "")) for key in head) + " |", flush=True)
         if options.json:
-            options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            options.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

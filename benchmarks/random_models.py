@@ -20,7 +20,6 @@ class Tokens:
     pad_token_id = 0
     eos_token_id = 2
     bos_token_id = 1
-    padding_side = "right"
     model_input_names = ("input_ids", "attention_mask")
 
 
@@ -44,8 +43,7 @@ def lora_model(config: LlamaConfig, method: str = "ffa", dtype: torch.dtype = to
         dtype: of the frozen base; what is trained is in float32.
     """
     torch.manual_seed(0)
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    model: torch.nn.Module = get_peft_model(LlamaForCausalLM(config).to(dtype), lora).train()
+    model: torch.nn.Module = _with_lora(LlamaForCausalLM(config).to(dtype), "CAUSAL_LM").train()
     _train_only(model, method)
     return model
 
@@ -53,8 +51,7 @@ def lora_model(config: LlamaConfig, method: str = "ffa", dtype: torch.dtype = to
 def headed_model(config: LlamaConfig, outputs: int) -> HeadedModel:
     """A Llama with LoRA of rank 8 on all linear layers and a head on the mean of its vectors, in training mode."""
     torch.manual_seed(0)
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="FEATURE_EXTRACTION")
-    model = HeadedModel(get_peft_model(LlamaModel(config), lora), outputs, "mean").train()
+    model = HeadedModel(_with_lora(LlamaModel(config), "FEATURE_EXTRACTION"), outputs, "mean").train()
     _train_only(model, "ffa")
     return model
 
@@ -71,6 +68,10 @@ def random_examples(count: int, tokens: int, generator: torch.Generator, classes
         return [Example(tuple(row), tuple(row)) for row in ids]
     labels = torch.randint(classes, (count,), generator=generator).tolist()
     return [Example(tuple(row), (label,)) for row, label in zip(ids, labels, strict=True)]
+
+
+def _with_lora(base: Any, task_type: str) -> Any:
+    return get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type=task_type))
 
 
 def _train_only(model: torch.nn.Module, method: str) -> None:

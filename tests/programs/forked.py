@@ -60,7 +60,7 @@ class ForkingPopen(subprocess.Popen[Any]):
         names += ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite", "restore_signals")
         names += ("gid", "gids", "uid", "umask", "start_new_session", "process_group")
         given = dict(zip(names, rest, strict=True))
-        env = dict(os.environ if given["env"] is None else given["env"])
+        env = os.environ if given["env"] is None else given["env"]
         command = [str(part) for part in args] if isinstance(args, list | tuple) else [str(args)]
         if not (module_or_script(command) and is_forkable(env)):
             super()._execute_child(args, executable, preexec_fn, close_fds, *rest)  # type: ignore[misc]
@@ -127,6 +127,7 @@ def become(
 
 
 def _start_clean(env: Mapping[str, str], cwd: str | Path, streams: Sequence[int]) -> None:
+    assert pristine is not None, "only forks of the server become programs"
     # What the parent would do at its end is not this program's.
     _clear_exit_functions()
     vars(weakref.finalize)["_registry"].clear()
@@ -134,17 +135,17 @@ def _start_clean(env: Mapping[str, str], cwd: str | Path, streams: Sequence[int]
         if given not in (-1, own):
             os.dup2(given, own)
     os.closerange(3, _MOST_DESCRIPTORS)
-    if pristine is not None:
-        pristine.restore()
+    pristine.restore()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
+    wanted = dict(env)  # it may be this process's own environment
     os.environ.clear()
-    os.environ.update(env)
+    os.environ.update(wanted)
     os.chdir(cwd)
     tempfile.tempdir = None
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        stream = pristine.stream(number) if pristine is not None else None
+        stream = pristine.stream(number)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     subprocess.Popen = ForkingPopen  # type: ignore[misc]

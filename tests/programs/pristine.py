@@ -23,11 +23,7 @@ class Pristine:
         self._modules = [(module, _values(module)) for module in ours]
         self._loggers = [(logger, _settings(logger)) for logger in _loggers()]
         # As Python makes them in this environment.
-        self._streams = [
-            (stream.mode, stream.encoding, stream.errors, stream.line_buffering, stream.write_through)
-            for stream in (sys.stdin, sys.stdout, sys.stderr)
-            if isinstance(stream, io.TextIOWrapper)
-        ]
+        self._streams = [_stream_settings(stream) for stream in (sys.stdin, sys.stdout, sys.stderr)]
         self._hooks = sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning
 
     def restore(self) -> None:
@@ -57,6 +53,11 @@ def _loggers() -> list[logging.Logger]:
 def _settings(logger: logging.Logger) -> dict[str, Any]:
     names = ("handlers", "level", "propagate", "disabled")
     return {name: copy.copy(getattr(logger, name)) for name in names}
+
+
+def _stream_settings(stream: object) -> tuple[str, str, str | None, bool, bool]:
+    assert isinstance(stream, io.TextIOWrapper)
+    return stream.mode, stream.encoding, stream.errors, stream.line_buffering, stream.write_through
 
 
 def _values(module: ModuleType) -> dict[str, Any]:

@@ -25,7 +25,6 @@ def main() -> None:
         command = [sys.executable, "-P", "-m", "tests.programs.probe", sys.argv[3]]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         child = {**json.loads(ended.stdout.splitlines()[0]), "code": ended.returncode, "errors": ended.stderr}
-    stderr, stdout = sys.stderr, sys.stdout
     values = {
         "arguments": [sys.argv[1:], sys.orig_argv],
         "command line": Path("/proc/self/cmdline").read_bytes().decode().lstrip("/").split("\0"),
@@ -33,7 +32,10 @@ def main() -> None:
         "environment": {name: os.environ.get(name) for name in ("PYTHONPATH", "PROBE", "OMP_NUM_THREADS")},
         "temporary": tempfile.gettempdir(),
         "input": sys.stdin.read(),
-        "streams": [stdout.encoding, stdout.errors, stderr.errors, stderr.line_buffering],
+        "streams": [
+            (stream.encoding, stream.errors, stream.line_buffering, stream.write_through)
+            for stream in (sys.stdin, sys.stdout, sys.stderr)
+        ],
         "signals": [signal.getsignal(number) == signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGCHLD)],
         "interrupts": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
         "hooks": [sys.excepthook is sys.__excepthook__, threading.excepthook is threading.__excepthook__],

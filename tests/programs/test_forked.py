@@ -17,8 +17,6 @@ from tests.programs.start import FOLDER_VARIABLE, ForkedProcess, python_path, st
 from tests.waiting import wait_until
 
 PROBE = [sys.executable, "-P", "-m", "tests.programs.probe"]
-
-
 COLD = {"SOTTO_TEST_COLD": "1"}
 # The first of each is a fork; what is said of it holds for a program that a user starts.
 BOTH = pytest.mark.parametrize("how", [{}, pytest.param(COLD, marks=pytest.mark.slow)], ids=["forked", "cold"])
