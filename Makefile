@@ -23,7 +23,7 @@ test-all: .venv/dev
 	$(SUITE) -m 'not soak'
 
 soak: .venv/dev
-	SOTTO_SOAK_KILLS=200 $(PYTEST) tests/client/test_process_kills.py
+	SOTTO_SOAK_KILLS=200 $(PYTEST) tests/client/vault/test_process_kills.py
 	$(PYTEST) --log-cli-level=INFO -m soak tests
 	SOTTO_SOAK_FUZZ=10000 $(PYTEST) tests/fuzz
 
@@ -37,7 +37,7 @@ check: .venv/dev
 proto:
 	$(PYTHON) -m venv .venv/proto
 	.venv/proto/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.70.0 'setuptools<80'
-	.venv/proto/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. client/vault.proto
+	.venv/proto/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. client/channel/vault.proto
 
 # The lock files hold their versions as long as pyproject.toml allows them; `upgrade` takes the newest that it allows.
 lock: $(UV)

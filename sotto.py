@@ -14,14 +14,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from common import logs
 from common.errors import InputError, SottoError
-from common.extras import explain_missing
 from common.settings import Section, template
+from common.system import logs
+from common.system.extras import explain_missing
 from common.untrusted import printable, printable_lines
 
 if TYPE_CHECKING:
-    from server.superlink import Server
+    from server.superlink.start import Server
 
 # Quiet and offline, before any library that reads these is imported.
 for _name, _value in {
@@ -91,12 +91,12 @@ def simulate(
     no_privacy: Annotated[bool, typer.Option("--no-privacy", help="Train without clipping and noise.")] = False,
 ) -> None:
     """Run a plan with many organizations on this machine."""
-    from common.plan import Plan
-    from server.progress import run_progress
-    from server.run_directory import ensure_free, new_run_id
-    from server.summary import print_summary
+    from common.plan.plan import Plan
+    from server.run_directory.run_directory import ensure_free, new_run_id
+    from server.tracking.progress import run_progress
+    from server.tracking.summary import print_summary
     from simulations.demo.prepare import prepare_demo
-    from simulations.run import organizations_of, simulate
+    from simulations.simulate import organizations_of, simulate
 
     if resume and out is None:
         raise InputError("--resume needs --out: the directory of the run to continue")
@@ -136,11 +136,11 @@ def run_plan(
     insecure: Insecure = False,
 ) -> None:
     """Run a plan with the organizations that are connected to the server of this machine."""
-    from common.plan import Plan
-    from server.progress import run_progress
-    from server.run import run_federated
-    from server.run_directory import new_run_id
-    from server.summary import print_summary
+    from common.plan.plan import Plan
+    from server.run.run import run_federated
+    from server.run_directory.run_directory import new_run_id
+    from server.tracking.progress import run_progress
+    from server.tracking.summary import print_summary
 
     logs.begin("run")
     chosen, settings = Plan.read(plan), _settings(server, insecure)
@@ -160,7 +160,7 @@ def run_plan(
 @server.command("start")
 def start_server(settings: ServerFile = None, insecure: Insecure = False) -> None:
     """Run Flower's SuperLink, and the TLS door to it, until Ctrl-C."""
-    from server.superlink import serve
+    from server.superlink.start import serve
 
     logs.begin("server")
     serve(_settings(settings, insecure), logs.report)
@@ -172,7 +172,7 @@ def make_server_certificates(
     host: Annotated[list[str], typer.Option(help="A name or address of the server; may be given more than once.")],
 ) -> None:
     """Make a certification authority, unless there is one, and the server's certificate."""
-    from server.certs import CA, make_certificates
+    from server.superlink.certificates import CA, make_certificates
 
     for path in make_certificates(folder, host):
         _report(f"{path}: written")
@@ -182,9 +182,9 @@ def make_server_certificates(
 @vault.command("start")
 def start_vault(organization: OrganizationFile) -> None:
     """Guard an organization's records and train on them, until Ctrl-C. Needs no network."""
-    from client.entropy import SystemEntropy
-    from client.organization import Organization
-    from client.start import serve_vault
+    from client.vault.policy.organization import Organization
+    from client.vault.start import serve_vault
+    from client.vault.training.entropy import SystemEntropy
 
     logs.begin("vault", private=True)
     own = Organization.read(organization)
@@ -196,8 +196,8 @@ def start_vault(organization: OrganizationFile) -> None:
 @supernode.command("start")
 def start_supernode(relay: RelayFile, insecure: Insecure = False) -> None:
     """Relay between the server and the vault, until Ctrl-C. Sees no records."""
-    from client.relay import Relay
-    from client.supernode import serve_relay
+    from client.relay.settings import Relay
+    from client.relay.supernode import serve_relay
 
     logs.begin("relay")
     own = Relay.read(relay)
@@ -208,7 +208,7 @@ def start_supernode(relay: RelayFile, insecure: Insecure = False) -> None:
 @client.command("start")
 def start_client(organization: OrganizationFile, relay: RelayFile, insecure: Insecure = False) -> None:
     """Run vault and relay under one user, until Ctrl-C; the relay could then read what this user can."""
-    from client.both import serve_both
+    from client.admin.start import serve_both
 
     logs.begin("client")
     serve_both(organization, relay, logs.warn, insecure=insecure)
@@ -220,7 +220,7 @@ def make_client_keys(
     name: Annotated[str, typer.Option(help="The organization's name.")] = "NAME",
 ) -> None:
     """Make the organization's keys, at home; print the public halves."""
-    from client.keys import make_keys
+    from client.admin.keys import make_keys
 
     for key in make_keys(folder, name):
         _report(f"{key.public}: {key.line.strip()}")
@@ -232,10 +232,10 @@ def make_client_keys(
 @client.command("approve")
 def approve_plan(organization: OrganizationFile, plan: Annotated[Path, typer.Argument(help="The plan.")]) -> None:
     """Show what a plan would cost, and record it as approved."""
-    from client.approval import Approvals
-    from client.organization import Organization
-    from client.price import price
-    from common.plan import Plan
+    from client.admin.cost import price
+    from client.vault.policy.approval import Approvals
+    from client.vault.policy.organization import Organization
+    from common.plan.plan import Plan
 
     own, chosen = Organization.read(organization), Plan.read(plan)
     cost = price(own, chosen)
@@ -256,10 +256,10 @@ def check_client(
     as_json: AsJson = False,
 ) -> None:
     """Find what is wrong at home, before anything is served. Nothing is spent, written or trained."""
-    from client.check import all_well, check, print_checks, to_json
-    from client.organization import Organization
-    from client.relay import Relay
-    from common.plan import Plan
+    from client.check.check import all_well, check, print_checks, to_json
+    from client.relay.settings import Relay
+    from client.vault.policy.organization import Organization
+    from common.plan.plan import Plan
 
     own, chosen = Organization.read(organization), Plan.read(plan) if plan else None
     node = Relay.read(relay) if relay else None
@@ -281,10 +281,10 @@ def anonymize_client(
     examples: Annotated[int, typer.Option(min=0, help="Of each kind, at most.")] = 3,
 ) -> None:
     """Show what the table data.anonymize replaces in the organization's own records, on its own terminal."""
-    from client.organization import Organization
-    from client.preview import preview as look
-    from client.preview import print_preview
-    from common.plan import Plan
+    from client.admin.preview import preview as look
+    from client.admin.preview import print_preview
+    from client.vault.policy.organization import Organization
+    from common.plan.plan import Plan
 
     if not preview:
         raise InputError("give --preview: a vault replaces by itself whenever it encodes, and no file is written")
@@ -302,8 +302,8 @@ def register_organization(
     settings: ServerOption = None,
 ) -> None:
     """Take an organization's public keys: only its node may enter, and only its signatures count."""
-    from common.signing import key_fingerprint
-    from server.superlink import apply_registry
+    from common.keys.statement_key import key_fingerprint
+    from server.superlink.start import apply_registry
 
     server = _settings(settings)
     node_key, statement_key = server.organizations().register(name, node, statement)
@@ -318,7 +318,7 @@ def revoke_organization(
     name: Annotated[str, typer.Argument(help="The organization's name.")], settings: ServerOption = None
 ) -> None:
     """Forget an organization's keys and the head of its ledger; it is shut out at once."""
-    from server.superlink import apply_registry
+    from server.superlink.start import apply_registry
 
     server = _settings(settings)
     server.organizations().revoke(name)
@@ -329,7 +329,7 @@ def revoke_organization(
 @server.command("list")
 def list_organizations(settings: ServerOption = None) -> None:
     """Show the registered organizations and the fingerprints of their keys."""
-    from common.signing import key_fingerprint
+    from common.keys.statement_key import key_fingerprint
 
     registry = _settings(settings).organizations()
     nodes = registry.node_keys()
@@ -350,10 +350,10 @@ def calibrate_plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what noise a plan needs, what it costs, and what other settings would need. Nothing is spent."""
-    from common.calibration import calibrate
-    from common.calibration_table import print_calibration
-    from common.model import trained_coordinates
-    from common.plan import Plan
+    from common.model.model import trained_coordinates
+    from common.plan.plan import Plan
+    from common.privacy.calibration import calibrate
+    from common.privacy.calibration_table import print_calibration
     from simulations.public_numbers import public_numbers
 
     chosen = Plan.read(plan)
@@ -371,8 +371,8 @@ def calibrate_plan(
 @privacy.command("budget")
 def show_budget(organization: OrganizationFile, as_json: AsJson = False) -> None:
     """Show what an organization spent, reserved and has left. Its vault may run meanwhile."""
-    from client.budget import budget, print_budget
-    from client.organization import Organization
+    from client.admin.budget import budget, print_budget
+    from client.vault.policy.organization import Organization
 
     values = budget(Organization.read(organization))
     if as_json:
@@ -391,7 +391,7 @@ def report_privacy(
     ] = None,
 ) -> None:
     """Verify the statements of a run and compute again what it cost. Exit code 1 if one does not hold."""
-    from server.audit import print_report, raise_problems, read_report, write_report
+    from server.report.audit import print_report, raise_problems, read_report, write_report
 
     with _errors.status("computing"):
         directory, report = read_report(run, keys)
@@ -413,7 +413,7 @@ def merge(
 ) -> None:
     """Merge the adapter into the base model: a Hugging Face folder."""
     if quantize is not None:
-        from server.shrink import merge_quantized, print_saving
+        from server.results.quantize import merge_quantized, print_saving
 
         with _screen.status("merging and quantizing"):
             saving = merge_quantized(run, out, quantize, data)
@@ -421,7 +421,7 @@ def merge(
         return
     if data is not None:
         raise InputError("--data needs --quantize: a merge without it changes no prediction")
-    from server.result import merge
+    from server.results.adapter_folder import merge
 
     with _screen.status("merging"):
         difference = merge(run, out)
@@ -440,8 +440,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on public records, for all of them and by group."""
-    from server.evaluate import evaluate, print_evaluation, task_section, to_flat
-    from server.result import load_result
+    from server.results.adapter_folder import load_result
+    from server.results.evaluate import evaluate, print_evaluation, task_section, to_flat
 
     with _errors.status("evaluating"):
         model, tokenizer, own = load_result(result, plan)
@@ -465,8 +465,8 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Let a model continue prompts, or answer them if it was trained for chat."""
-    from server.generate import Sampling, generate, read_prompts
-    from server.result import load_result
+    from server.results.adapter_folder import load_result
+    from server.results.generate import Sampling, generate, read_prompts
 
     asked = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not asked:
@@ -486,7 +486,7 @@ def generate(
 @init.command("plan")
 def init_plan(path: NewFile) -> None:
     """A plan: what all participants agree on."""
-    from common.plan import Plan
+    from common.plan.plan import Plan
 
     _write_template(path, Plan)
 
@@ -494,7 +494,7 @@ def init_plan(path: NewFile) -> None:
 @init.command("organization")
 def init_organization(path: NewFile) -> None:
     """An organization: its records and its policy, read by the vault."""
-    from client.organization import Organization
+    from client.vault.policy.organization import Organization
 
     _write_template(path, Organization)
 
@@ -502,7 +502,7 @@ def init_organization(path: NewFile) -> None:
 @init.command("relay")
 def init_relay(path: NewFile) -> None:
     """A relay: where the vault and the server are."""
-    from client.relay import Relay
+    from client.relay.settings import Relay
 
     _write_template(path, Relay)
 
@@ -510,13 +510,13 @@ def init_relay(path: NewFile) -> None:
 @init.command("server")
 def init_server(path: NewFile) -> None:
     """A server: where the coordinator's SuperLink listens."""
-    from server.superlink import Server
+    from server.superlink.start import Server
 
     _write_template(path, Server)
 
 
 def _settings(path: Path | None, insecure: bool = False) -> Server:
-    from server.superlink import Server
+    from server.superlink.start import Server
 
     settings = Server.read(path) if path else Server()
     return settings.without_tls() if insecure else settings

@@ -14,8 +14,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from client.anonymize import Anonymizer
-from client.organization import Anonymize
+from client.vault.policy.organization import Anonymize
+from client.vault.records.anonymize import Anonymizer
 from common.records import Record, read_records
 
 

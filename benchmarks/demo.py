@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.records import Record
 from simulations.demo.prepare import prepare_demo
-from simulations.run import organizations_of, simulate
+from simulations.simulate import organizations_of, simulate
 
 
 def alone(plan: Plan) -> Plan:

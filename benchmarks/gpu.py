@@ -42,9 +42,9 @@ from steps import private_and_plain
 from subjects import ADAPTERS, Subject, subjects
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from client.entropy import Keystream
-from client.private import Gradients, MicroBatch, add_noise, clipped_sum
-from common.precision import computing_in
+from client.vault.training.dp_sgd import Gradients, MicroBatch, add_noise, clipped_sum
+from client.vault.training.entropy import Keystream
+from common.model.precision import computing_in
 from common.tasks import padded_length
 
 Row = dict[str, Any]

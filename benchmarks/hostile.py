@@ -24,18 +24,19 @@ from typing import Any
 import numpy as np
 from long_runs import ROOT, Results, banking77
 
-from common.adapter import Adapter, from_bytes, sent, to_bytes
-from common.model import LoraModel
-from common.plan import Plan
-from common.protocol import Description, Participant, Release, Statement, TrainRequest
+from common.adapter.adapter import Adapter, from_bytes, sent, to_bytes
+from common.model.model import LoraModel
+from common.plan.plan import Plan
+from common.protocol.protocol import Description, Participant, Release, TrainRequest
+from common.protocol.statement import Statement
 from common.settings import validate
-from server.begin import start_run
-from server.evaluate import PublicEvaluation
-from server.observer import Observer
-from server.rounds import run_rounds
-from server.run_directory import RunDirectory
-from simulations.grid import LocalGrid
-from simulations.run import count_units, organizations_of, participants_of, simulated_organization
+from server.results.evaluate import PublicEvaluation
+from server.rounds.rounds import run_rounds
+from server.run.start import start_run
+from server.run_directory.run_directory import RunDirectory
+from server.tracking.observer import Observer
+from simulations.local_grid import LocalGrid
+from simulations.simulate import count_units, organizations_of, participants_of, simulated_organization
 
 ORGANIZATIONS, HOSTILE, TEST_RECORDS = 7, 2, 749
 _ROBUST: dict[str, dict[str, Any]] = {

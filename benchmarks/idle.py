@@ -28,9 +28,9 @@ sys.path.insert(1, str(Path(__file__).parent))
 
 from round_overhead import BASE, QUIET, running, wait_for
 
-from client.keys import make_keys
-from common.network import free_port
-from server.certs import make_certificates
+from client.admin.keys import make_keys
+from common.system.network import free_port
+from server.superlink.certificates import make_certificates
 
 SERVER, RELAY_SIDE, VAULT = "server", "relay side", "vault"
 SETTLE_SECONDS = 20.0
@@ -40,11 +40,11 @@ SOTTO = [sys.executable, "-P", "-m", "sotto"]
 KINDS = [
     (("flower-superlink",), SERVER, "SuperLink"),
     (("flower-superexec",), SERVER, "SuperExec"),
-    (("server.superexec",), SERVER, "SuperExec"),
-    (("server.door",), SERVER, "gateway"),
+    (("server.superlink.superexec",), SERVER, "SuperExec"),
+    (("server.superlink.gateway",), SERVER, "gateway"),
     (("sotto", "server", "start"), SERVER, "sotto server start"),
-    (("client.runtime", "supernode"), RELAY_SIDE, "SuperNode"),
-    (("client.runtime", "relay"), RELAY_SIDE, "relay"),
+    (("client.relay.runtime", "supernode"), RELAY_SIDE, "SuperNode"),
+    (("client.relay.runtime", "relay"), RELAY_SIDE, "relay"),
     (("sotto", "supernode", "start"), RELAY_SIDE, "sotto supernode start"),
     (("sotto", "vault", "start"), VAULT, "sotto vault start"),
 ]

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from common.heads import HeadedModel
+from common.model.heads import HeadedModel
 from common.tasks import Example
 
 VOCABULARY = 8192

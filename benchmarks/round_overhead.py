@@ -26,16 +26,17 @@ from typing import TYPE_CHECKING
 
 import tomli_w
 
-from client.keys import make_keys
-from common.network import Address, free_port
-from common.processes import FLOWER_ENVIRONMENT
-from server.certs import make_certificates
+from client.admin.keys import make_keys
+from common.system.network import Address, free_port
+from common.system.processes import FLOWER_ENVIRONMENT
+from server.superlink.certificates import make_certificates
 from simulations.demo.prepare import prepare_demo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from common.protocol import Description, Participant, Release, Statement, TrainRequest
+    from common.protocol.protocol import Description, Participant, Release, TrainRequest
+    from common.protocol.statement import Statement
 
 BIN = Path(sys.executable).parent
 BASE = Path(__file__).parent.parent / "simulations" / "demo" / "base"
@@ -138,14 +139,14 @@ class TimedVault:
 
 def serve_timed_vault(path: Path) -> None:
     """A vault process of this benchmark."""
-    from client.entropy import SystemEntropy
-    from client.ledger import Ledger
-    from client.organization import Organization
-    from client.service import VaultServer
-    from client.vault import Vault
-    from common.model import LoraModel
+    from client.vault.ledger.ledger import Ledger
+    from client.vault.policy.organization import Organization
+    from client.vault.service import VaultServer
+    from client.vault.training.entropy import SystemEntropy
+    from client.vault.vault import Vault
+    from common.keys.statement_key import StatementKey
+    from common.model.model import LoraModel
     from common.records import read_records
-    from common.signing import StatementKey
 
     organization = Organization.read(path)
     key = StatementKey.read(organization.path(organization.vault.statement_key))

@@ -30,16 +30,17 @@ def one(senders: int, layers: int, screen: bool, folder: Path) -> None:
     """Run one round in this process; print what it took as JSON."""
     import numpy as np
 
-    from common.adapter import to_bytes
-    from common.aggregation import Aggregation
+    from common.adapter.adapter import to_bytes
     from common.errors import Refused
-    from common.lora import Lora
-    from common.plan import Federation, Model, Plan, Privacy, Training
-    from common.protocol import Description, Release, Statement, TrainRequest
-    from server.observer import Observer
-    from server.rounds import run_rounds
-    from server.run_directory import RunDirectory, RunInfo
-    from simulations.grid import LocalGrid
+    from common.plan.aggregation import Aggregation
+    from common.plan.lora import Lora
+    from common.plan.plan import Federation, Model, Plan, Privacy, Training
+    from common.protocol.protocol import Description, Release, TrainRequest
+    from common.protocol.statement import Statement
+    from server.rounds.rounds import run_rounds
+    from server.run_directory.run_directory import RunDirectory, RunInfo
+    from server.tracking.observer import Observer
+    from simulations.local_grid import LocalGrid
 
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(layers):

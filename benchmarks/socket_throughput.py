@@ -20,9 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from client.remote import RemoteVault
-from client.service import VaultServer
-from common.protocol import Description, Release, Statement, TrainRequest
+from client.relay.vault_client import RemoteVault
+from client.vault.service import VaultServer
+from common.protocol.protocol import Description, Release, TrainRequest
+from common.protocol.statement import Statement
 
 MEGABYTE = 10**6
 

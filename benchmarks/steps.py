@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from random_models import Tokens, random_examples, trained_of
 
-from client.entropy import SystemEntropy
-from client.private import PerExampleGradients, add_noise, clipped_sum, micro_batches
-from common.precision import computing_in
+from client.vault.training.dp_sgd import PerExampleGradients, add_noise, clipped_sum, micro_batches
+from client.vault.training.entropy import SystemEntropy
+from common.model.precision import computing_in
+from common.plan.task import TaskSection
 from common.tasks.causal_lm import CausalLM
-from common.tasks.section import TaskSection
 
 
 def private_and_plain(

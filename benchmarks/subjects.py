@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import torch
 from random_models import Tokens, headed_model, llama_config, lora_model, random_examples, trained_of
 
-from client.private import PerExampleGradients
+from client.vault.training.dp_sgd import PerExampleGradients
+from common.plan.task import TaskSection
 from common.tasks import Example, Task
 from common.tasks.causal_lm import CausalLM
 from common.tasks.classification import Classification
-from common.tasks.section import TaskSection
 
 CLASSES = 77
 

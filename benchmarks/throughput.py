@@ -20,14 +20,14 @@ from pathlib import Path
 
 import torch
 
-from client.organization import VaultSection
-from client.private import MicroBatch, PerExampleGradients, micro_batches
-from common.lora import Lora
-from common.model import LoraModel
-from common.plan import Model, Plan, Privacy, Training
+from client.vault.policy.organization import VaultSection
+from client.vault.training.dp_sgd import MicroBatch, PerExampleGradients, micro_batches
+from common.model.model import LoraModel
+from common.plan.lora import Lora
+from common.plan.plan import Model, Plan, Privacy, Training
+from common.plan.task import TaskSection
 from common.records import read_records
 from common.tasks import Example, make_task, padded_length
-from common.tasks.section import TaskSection
 
 TOKENS = VaultSection().max_tokens
 DRAWS = (256, 1000, 4000)

@@ -25,7 +25,7 @@ from typing import Any
 
 from long_runs import ROOT, Results, simulated
 
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.settings import validate
 
 EXAMPLES = ["sentiment-sst2", "intents-banking77", "news-thucnews", "restaurants-e2e", "questions-squad"]

@@ -21,12 +21,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.records import Record, read_records
 from common.settings import validate
-from server.traffic import traffic
+from server.run_directory.traffic import traffic
 from simulations.partition import partition
-from simulations.run import simulate
+from simulations.simulate import simulate
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("SOTTO_SHARED", ROOT.parent / "shared")).absolute()

@@ -1,4 +1,4 @@
-"""Beside the private records: the vault, its ledger, its policy, and differentially private training."""
+"""An organization: the vault, which has its records, the relay, which has the network, and its administrator."""
 
 from pathlib import Path
 

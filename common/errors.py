@@ -22,7 +22,7 @@ class Refused(SottoError):
     """A vault does not do what a request asks.
 
     Attributes:
-        code: one of `common.protocol.REASONS`. It leaves the vault.
+        code: one of `common.protocol.protocol.REASONS`. It leaves the vault.
         detail: a sentence made of public numbers only: the plan, the policy, never a record.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from client.entropy import Keystream
+from client.vault.training.entropy import Keystream
 
 
 class SeededEntropy:

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import torch
 
-from client.data import EncodedRecords
-from client.entropy import Entropy
-from client.frozen import FrozenUnits
-from client.organization import Organization
-from client.private import choose_examples, micro_batches, poisson_sample
-from client.travel import received, released
-from client.vault import make_optimizer
-from client.verification import verified_precision
-from common.accounting import sample_rate
+from client.vault.policy.organization import Organization
+from client.vault.records.units import EncodedRecords
+from client.vault.release import received, released
+from client.vault.training.dp_sgd import choose_examples, micro_batches, poisson_sample
+from client.vault.training.entropy import Entropy
+from client.vault.training.features import FrozenUnits
+from client.vault.training.verification import verified_precision
+from client.vault.vault import make_optimizer
 from common.errors import Refused
-from common.model import LoraModel
-from common.plan import Plan
-from common.precision import computing_in
-from common.protocol import Description, Release, Statement, TrainRequest
+from common.model.model import LoraModel
+from common.model.precision import computing_in
+from common.plan.plan import Plan
+from common.privacy.accounting import sample_rate
+from common.protocol.protocol import Description, Release, TrainRequest
+from common.protocol.statement import Statement
 from common.tasks import make_task
 from common.tasks.text import device_of
 

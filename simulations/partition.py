@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from client.data import user_of
-from common.coordinator import Simulation
+from client.vault.records.units import user_of
 from common.errors import InputError
+from common.plan.coordinator import Simulation
 from common.records import Record
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from client.organization import Organization
-from client.policy import check_plan_fits
-from common.calibration import PublicNumbers
+from client.vault.policy.organization import Organization
+from client.vault.policy.policy import check_plan_fits
 from common.errors import InputError
-from common.plan import Plan
+from common.plan.plan import Plan
+from common.privacy.calibration import PublicNumbers
 
 
 def public_numbers(plan: Plan, sizes: Sequence[int], files: Sequence[Path]) -> list[PublicNumbers]:
@@ -31,7 +31,7 @@ def public_numbers(plan: Plan, sizes: Sequence[int], files: Sequence[Path]) -> l
         organizations = [Organization.read(file) for file in files]
     elif plan.simulation.data is not None:
         # A simulation needs both extras; sizes and files do not.
-        from simulations.run import organizations_of, simulated_organization
+        from simulations.simulate import organizations_of, simulated_organization
 
         dealt = organizations_of(plan)
         organizations = [simulated_organization(name, plan, len(records)) for name, records in dealt.items()]

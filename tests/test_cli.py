@@ -17,17 +17,17 @@ import pytest
 import typer
 
 import sotto
-from client.ledger import Ledger
-from client.reservation import Reservation
-from common.lifetime import Cap
-from common.mechanism import Mechanism
-from common.node_key import NodeKey
-from common.plan import Plan
-from common.signing import StatementKey, public_line
-from server.run_directory import RunDirectory
+from client.vault.ledger.ledger import Ledger
+from client.vault.ledger.reservation import Reservation
+from common.keys.node_key import NodeKey
+from common.keys.statement_key import StatementKey, public_line
+from common.plan.plan import Plan
+from common.privacy.mechanism import Mechanism
+from common.privacy.privacy_filter import Cap
+from server.run_directory.run_directory import RunDirectory
 from tests.conftest import DEMO_BASE, Cli
 from tests.programs.start import start
-from tests.server.signed_run import change, make_run, signed, statement
+from tests.server.report.signed_run import change, make_run, signed, statement
 from tests.waiting import LONG, wait_until
 
 RECORDS = [{"text": f"Customer: where is parcel {n}?\nAgent: on its way.", "who": "ab"[n % 2]} for n in range(80)]

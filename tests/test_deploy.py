@@ -17,9 +17,9 @@ import typer
 import yaml
 
 import sotto
-from client.organization import Organization
-from client.relay import Relay
-from server.superlink import Server
+from client.relay.settings import Relay
+from client.vault.policy.organization import Organization
+from server.superlink.start import Server
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"

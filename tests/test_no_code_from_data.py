@@ -24,7 +24,7 @@ LOADERS = {
     "PeftConfig": {},
     "PeftModel": {},
 }
-PEFT_IN = {"server/result.py"}
+PEFT_IN = {"server/results/adapter_folder.py"}
 
 
 def violations(source: str, name: str) -> Iterator[str]:
@@ -96,11 +96,11 @@ CAUGHT = [
 
 @pytest.mark.parametrize("source", CAUGHT)
 def test_the_look_sees_what_it_looks_for(source: str) -> None:
-    assert len(list(violations(source, "common/model.py"))) == 1
+    assert len(list(violations(source, "common/model/model.py"))) == 1
 
 
 def test_what_is_harmless_is_let_be() -> None:
     harmless = (
         "model.eval(); np.load(x, allow_pickle=False); AutoConfig.from_pretrained(x, trust_remote_code=False)"
     )
-    assert list(violations(harmless, "common/model.py")) == []
+    assert list(violations(harmless, "common/model/model.py")) == []

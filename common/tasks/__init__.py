@@ -15,7 +15,7 @@ from common.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from common.tasks.section import TaskSection
+    from common.plan.task import TaskSection
 
 # A label that no loss is taken on.
 IGNORED = -100

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from common.plan.task import TaskSection
 from common.tasks import IGNORED, Example
-from common.tasks.section import TaskSection
 from common.tasks.text import check_ends_texts, filled
 from common.tasks.tokens import NextTokens
 

@@ -8,8 +8,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from common.errors import InputError
+from common.plan.task import TaskSection
 from common.tasks import IGNORED, Example, UnusableError
-from common.tasks.section import TaskSection
 from common.tasks.text import clean, filled
 from common.tasks.tokens import NextTokens
 

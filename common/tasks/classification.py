@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from common.plan.task import TaskSection
 from common.tasks import Example, UnusableError
 from common.tasks.class_report import ClassReport, class_report
-from common.tasks.section import TaskSection
 from common.tasks.text import MadeUp, by_record, device_of, filled, model_inputs
 
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import InputError
+from common.plan.task import TaskSection
 from common.tasks import Example, UnusableError
-from common.tasks.section import TaskSection
 from common.tasks.text import MadeUp, batches, clean, device_of, model_inputs
 
 # Tokens of an answer that is predicted, at most; SQuAD's scripts take the same.

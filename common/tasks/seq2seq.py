@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from common.plan.task import TaskSection
 from common.tasks import IGNORED, Example, UnusableError
-from common.tasks.section import TaskSection
 from common.tasks.text import MadeUp, by_record, check_ends_texts, device_of, filled, model_inputs, padded
 from common.tasks.tokens import TokenPrediction, mean_losses, perplexity, token_metrics, token_predictions
 

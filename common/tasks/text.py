@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 
 from common.errors import InputError
+from common.plan.task import TaskSection
 from common.tasks import Example, Task, UnusableError, usable
-from common.tasks.section import TaskSection
 
 P = TypeVar("P")
 

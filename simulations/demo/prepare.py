@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.records import Record
 from simulations.demo.corpus import ORGANIZATIONS, PROMPTS, TEMPLATE, private_records, public_test
 

@@ -14,19 +14,20 @@ from typing import Any
 
 import tomli_w
 
-from client import vault_pb2 as pb
-from client.entropy import Entropy
-from client.ledger import Ledger
-from client.organization import Organization
-from client.service import VaultServer
-from client.vault import Vault
-from client.wire import split
-from common import adapter
-from common.model import LoraModel
-from common.plan import Plan
-from common.protocol import Description, Participant, Release, Statement, TrainRequest
+from client.channel import vault_pb2 as pb
+from client.channel.framing import split
+from client.vault.ledger.ledger import Ledger
+from client.vault.policy.organization import Organization
+from client.vault.service import VaultServer
+from client.vault.training.entropy import Entropy
+from client.vault.vault import Vault
+from common.adapter import adapter
+from common.keys.statement_key import StatementKey
+from common.model.model import LoraModel
+from common.plan.plan import Plan
+from common.protocol.protocol import Description, Participant, Release, TrainRequest
+from common.protocol.statement import Statement
 from common.records import read_records
-from common.signing import StatementKey
 from simulations.entropy import SeededEntropy
 from tests.conftest import ROOT
 from tests.programs.start import start

@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import tomli_w
 
-from client.keys import make_keys
-from common.network import free_port
-from server.certs import make_certificates
-from server.superlink import Server, apply_registry
+from client.admin.keys import make_keys
+from common.system.network import free_port
+from server.superlink.certificates import make_certificates
+from server.superlink.start import Server, apply_registry
 from tests.programs.start import start
 from tests.waiting import LONG, wait_until
 

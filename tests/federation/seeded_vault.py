@@ -6,8 +6,8 @@ import functools
 import sys
 from pathlib import Path
 
-from client.organization import Organization
-from client.start import serve_vault
+from client.vault.policy.organization import Organization
+from client.vault.start import serve_vault
 from simulations.entropy import SeededEntropy
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import tomli_w
 
-from common.fab import COMPONENTS
-from common.network import Address, free_port
-from common.protocol import REASONS
-from server.superlink import is_ready
+from common.flower.fab import COMPONENTS
+from common.protocol.protocol import REASONS
+from common.system.network import Address, free_port
+from server.superlink.start import is_ready
 from tests.federation.harness import Federation, Program, charged, texts
 from tests.waiting import wait_until
 
@@ -197,9 +197,10 @@ def test_a_coordinator_that_runs_other_code_hears_reason_codes_only(hostile: Hos
     """Sotto's own app, but behind its names the coordinator has installed something else."""
     federation = hostile.federation
     evil = federation.folder / "evil"
-    (evil / "server").mkdir(parents=True)
-    (evil / "server" / "__init__.py").touch()
-    (evil / "server" / "app.py").write_text(ASKING)
+    (evil / "server" / "rounds").mkdir(parents=True)
+    for package in ("server", "server/rounds"):
+        (evil / package / "__init__.py").touch()
+    (evil / "server" / "rounds" / "server_app.py").write_text(ASKING)
     port = free_port()
     command = [Path(sys.executable).parent / "flower-superlink", "--insecure", "--host", "127.0.0.1"]
     bin_first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -11,9 +11,9 @@ import pytest
 import tomli_w
 from transformers import LlamaForCausalLM
 
-from client.keys import make_keys
-from common.network import free_port
-from server.certs import make_certificates
+from client.admin.keys import make_keys
+from common.system.network import free_port
+from server.superlink.certificates import make_certificates
 from tests.federation.harness import Federation, Program, charged, report, texts
 
 

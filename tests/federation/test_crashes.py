@@ -80,12 +80,12 @@ def test_a_run_completes_by_itself_when_vault_relay_and_supernode_are_killed(
 
     wait_for_round(out, 2)
     time.sleep(moment.uniform(0, 2))
-    kill(federation.programs["a-node"].descendant("client.runtime", "relay"))
+    kill(federation.programs["a-node"].descendant("client.relay.runtime", "relay"))
     federation.programs["a-node"].wait_for("relay ended with code -9; again in")
 
     wait_for_round(out, 4)
     time.sleep(moment.uniform(0, 2))
-    kill(federation.programs["b-node"].descendant("client.runtime", "supernode"))
+    kill(federation.programs["b-node"].descendant("client.relay.runtime", "supernode"))
     federation.programs["b-node"].wait_for("SuperNode ended with code -9; again in")
 
     assert run.wait() == 0, run.text
@@ -116,7 +116,7 @@ def test_a_run_whose_server_side_is_killed_ends_in_one_line_and_resume_completes
     wait_for_round(out, reached + 2)
     time.sleep(moment.uniform(0, 2))
     server = federation.programs["server"]
-    lost = [one for one in server.family()[1:] if "server.door" not in one.cmdline()]
+    lost = [one for one in server.family()[1:] if "server.superlink.gateway" not in one.cmdline()]
     kill(server.descendant("flower-superlink"))
     assert_says_how_to_continue(run)
     server.wait_for("SuperLink ended with code -9; again in")
@@ -170,7 +170,7 @@ def test_control_c_ends_a_run_and_resume_completes_it(federation: Federation) ->
 FAULTS = """
 import os, signal, sys
 from pathlib import Path
-if "client.runtime" in sys.orig_argv and "supernode" in sys.orig_argv:
+if "client.relay.runtime" in sys.orig_argv and "supernode" in sys.orig_argv:
     import flwr.supercore.inflatable.inflatable_utils as utils
     from flwr.supercore.run import RunNotRunningException
     def count(name):

@@ -71,7 +71,7 @@ def test_a_run_does_not_wait_for_ever_for_one_that_stands_still(federation: Fede
     if part == "vault":
         stopped = psutil.Process(federation.programs["b-vault"].process.pid)
     else:
-        stopped = federation.programs["b-node"].descendant("client.runtime", "supernode")
+        stopped = federation.programs["b-node"].descendant("client.relay.runtime", "supernode")
     before = set(charged(federation.folder / "b" / "ledger.db"))
     run = federation.start(f"run-{part}", *federation.run_arguments(plan, out))
     wait_for_round(out, 2)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from common.adapter import is_a
+from common.adapter.adapter import is_a
+from tests.common.tasks.bases import LABELS, record, save_base
 from tests.federation.harness import Federation, charged, lines, report
-from tests.tasks.bases import LABELS, record, save_base
 
 NAMES = ["clinic", "bank"]
 

@@ -30,17 +30,17 @@ def check(*arguments: object) -> tuple[int, str]:
 def test_each_part_is_well_until_something_of_it_is_gone(tiny_base: Path, tmp_path: Path) -> None:
     with Federation(tmp_path, tiny_base) as federation:
         home = federation.write_organization("a", texts(20))
-        socket, relay = home / "vault.sock", ("client.relay_health", home / "relay.toml")
-        file = ("server.health", federation.folder / "server.toml")
+        socket, relay = home / "vault.sock", ("client.relay.health", home / "relay.toml")
+        file = ("server.superlink.health", federation.folder / "server.toml")
         assert check(*file) == (1, f"no SuperLink answers at 127.0.0.1:{federation.superlink_port}")
-        assert check("client.vault_health", socket) == (1, f"no vault answers at {socket}: UNAVAILABLE")
+        assert check("client.channel.health", socket) == (1, f"no vault answers at {socket}: UNAVAILABLE")
         assert check(*relay) == (1, "the relay does not run")
 
         federation.start_server()
         vault = federation.start_vault("a")
         node = federation.start_supernode("a")
         assert check(*file) == (0, "")
-        assert check("client.vault_health", socket) == (0, "")
+        assert check("client.channel.health", socket) == (0, "")
         wait_until(lambda: check(*relay) == (0, ""), "the relay's connection")
 
         # A part that hangs is no better than one that is gone.
@@ -55,11 +55,11 @@ def test_each_part_is_well_until_something_of_it_is_gone(tiny_base: Path, tmp_pa
 
         server = federation.programs["server"]
         server.process.send_signal(signal.SIGSTOP)  # so that nothing is started again
-        server.descendant("server.door").kill()
+        server.descendant("server.superlink.gateway").kill()
         assert check(*file) == (1, f"the door at 127.0.0.1:{federation.port} is closed")
         assert check(*relay) == (1, f"the SuperNode is not connected to 127.0.0.1:{federation.port}")
         node.process.send_signal(signal.SIGSTOP)  # as above
-        node.descendant("client.runtime", "relay").kill()
+        node.descendant("client.relay.runtime", "relay").kill()
         assert check(*relay) == (1, "the relay does not run")
         for program in (node, server):
             program.process.send_signal(signal.SIGCONT)
@@ -69,7 +69,7 @@ def test_each_part_is_well_until_something_of_it_is_gone(tiny_base: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "arguments", [("client.vault_health",), ("client.relay_health", 1, 2), ("server.health", 1, 2)]
+    "arguments", [("client.channel.health",), ("client.relay.health", 1, 2), ("server.superlink.health", 1, 2)]
 )
 def test_a_wrong_call_is_not_well(arguments: tuple[object, ...]) -> None:
     code, said = check(*arguments)
@@ -78,8 +78,8 @@ def test_a_wrong_call_is_not_well(arguments: tuple[object, ...]) -> None:
 
 
 def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:
-    for arguments in (("client.relay_health", tmp_path / "no"), ("server.health", tmp_path / "no")):
+    for arguments in (("client.relay.health", tmp_path / "no"), ("server.superlink.health", tmp_path / "no")):
         assert check(*arguments) == (1, f"{tmp_path / 'no'}: there is no such file")
-    code, said = check("client.vault_health", tmp_path / ("x" * 120))
+    code, said = check("client.channel.health", tmp_path / ("x" * 120))
     assert code == 1
     assert "the system allows 107" in said

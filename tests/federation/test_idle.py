@@ -16,7 +16,7 @@ SECONDS = 5
 MOST_REQUESTS = 4
 # In that time. A process that looks ten times a second is woken fifty times.
 MOST_WAKES = 20
-SIDE = {"SuperNode": ("client.runtime", "supernode"), "relay": ("client.runtime", "relay")}
+SIDE = {"SuperNode": ("client.relay.runtime", "supernode"), "relay": ("client.relay.runtime", "relay")}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_who_has_nothing_to_do_asks_for_nothing(federation: Federation) -> None:
     wait_for_connection(federation)
     node, server = federation.programs["a-node"], federation.programs["server"]
     processes = {name: node.descendant(*words) for name, words in SIDE.items()}
-    processes["SuperExec"] = server.descendant("server.superexec")
+    processes["SuperExec"] = server.descendant("server.superlink.superexec")
     # The lines are those that are counted; on a busy machine the SuperExec asks for the first time later.
     wait_until(lambda: said(federation, "Runtime.AcquireTask") > 0, "the SuperExec")
     time.sleep(1)

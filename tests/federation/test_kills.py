@@ -26,12 +26,12 @@ ROUNDS, STEPS = 4, 20
 KILLS = int(os.environ.get("SOTTO_SOAK_KILLS", "100"))
 # What is in the command line of each kind of process, in the order in which it is looked for.
 KINDS = {
-    "door": ("server.door",),
+    "door": ("server.superlink.gateway",),
     "ServerApp": ("flwr-serverapp",),
-    "SuperExec": ("server.superexec",),
+    "SuperExec": ("server.superlink.superexec",),
     "SuperLink": ("flower-superlink",),
-    "SuperNode": ("client.runtime", "supernode"),
-    "relay": ("client.runtime", "relay"),
+    "SuperNode": ("client.relay.runtime", "supernode"),
+    "relay": ("client.relay.runtime", "relay"),
     "sotto vault start": ("vault", "start"),
     "sotto supernode start": ("supernode", "start"),
     "sotto client start": ("client", "start"),

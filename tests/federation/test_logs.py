@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from server.superlink import Server
+from server.superlink.start import Server
 from tests.federation.harness import Federation, texts
 
 CANARY = "Zwetschgenknoedel"
@@ -35,7 +35,7 @@ def test_every_program_writes_json_and_no_file_holds_a_word_of_a_record(tiny_bas
         registry = Server.read(file).organizations()
         registry.revoke("stranger")
         # A relay whose SuperNode dies says so here; a revoked node is turned away at the door.
-        both.descendant("client.runtime", "supernode").kill()
+        both.descendant("client.relay.runtime", "supernode").kill()
         both.wait_for("SuperNode ended with code -9")
         assert both.end() == 0
         vault = federation.start_vault("stranger")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from server.certs import make_certificates
+from server.superlink.certificates import make_certificates
 from tests.conftest import ROOT
 from tests.federation.harness import Federation, Program, charged, lines, texts, wait_for_round
 from tests.federation.networks import Elsewhere, elsewhere, namespaces_are_permitted

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from common.signing import StatementKey
+from common.keys.statement_key import StatementKey
 from tests.conftest import ROOT
 from tests.federation.harness import Federation, texts, wait_until
 from tests.lock_files import beyond
-from tests.server.signed_run import make_run, signed, statement
+from tests.server.report.signed_run import make_run, signed, statement
 
 # As if they were not installed: also for those who only look whether they are.
 BLOCKER = """
@@ -41,27 +41,91 @@ FOLDERS = {
 }
 # What lies in a part's folders and is the other part's, or of an extra of its own.
 OF_THE_RELAY = {
-    "client.app",
-    "client.checks.connection",
-    "client.door",
-    "client.pace",
-    "client.runtime",
-    "client.supernode",
-    "common.flower",
-    "common.messages",
+    "client.relay.client_app",
+    "client.check.connection",
+    "client.relay.gateway_client",
+    "client.relay.pace",
+    "client.relay.runtime",
+    "client.relay.supernode",
+    "common.flower.patches",
+    "common.flower.codec",
 }
-OF_AN_EXTRA = {"client.recognizers"}
+OF_AN_EXTRA = {"client.vault.records.recognizers"}
 OF_THE_VAULT = {
-    *(f"client.{name}" for name in ("budget", "check", "frozen", "ledger", "policy", "price", "private")),
-    *(f"client.{name}" for name in ("read_ledger", "reservation", "start", "travel", "vault", "verification")),
-    *(f"client.checks.{name}" for name in ("device", "ledger", "models", "plan", "records")),
     *(
-        f"common.{name}"
-        for name in ("accounting", "base", "calibration", "heads", "lifetime", "model", "precision")
+        f"client.admin.{name}"
+        for name in (
+            "budget",
+            "cost",
+        )
     ),
-    *(f"common.{name}" for name in ("quantization", "report")),
-    *(f"common.tasks.{name}" for name in ("causal_lm", "chat", "classification", "question_answering")),
-    *(f"common.tasks.{name}" for name in ("seq2seq", "text", "tokens")),
+    *(
+        f"client.check.{name}"
+        for name in (
+            "check",
+            "device",
+            "ledger",
+            "models",
+            "plan",
+            "records",
+        )
+    ),
+    *(
+        f"client.vault.ledger.{name}"
+        for name in (
+            "ledger",
+            "reader",
+            "reservation",
+        )
+    ),
+    "client.vault.policy.policy",
+    *(
+        f"client.vault.{name}"
+        for name in (
+            "release",
+            "start",
+            "vault",
+        )
+    ),
+    *(
+        f"client.vault.training.{name}"
+        for name in (
+            "dp_sgd",
+            "features",
+            "verification",
+        )
+    ),
+    *(
+        f"common.model.{name}"
+        for name in (
+            "base",
+            "heads",
+            "model",
+            "precision",
+            "quantization",
+        )
+    ),
+    *(
+        f"common.privacy.{name}"
+        for name in (
+            "accounting",
+            "calibration",
+            "privacy_filter",
+        )
+    ),
+    "common.protocol.report",
+    *(
+        f"common.tasks.{name}"
+        for name in (
+            "causal_lm",
+            "chat",
+            "classification",
+            "question_answering",
+            "seq2seq",
+            "text",
+            "tokens",
+        )
+    ),
 }
 OTHERS = {"vault": OF_THE_RELAY | OF_AN_EXTRA, "relay": OF_THE_VAULT | OF_AN_EXTRA, "server": set[str]()}
 
@@ -198,9 +262,9 @@ def test_a_run_of_three_parts_each_with_its_own_libraries(tiny_base: Path, tmp_p
         home = federation.write_organization("a", texts(40))
         socket, file = home / "vault.sock", federation.folder / "server.toml"
         checks = [
-            ("vault", "client.vault_health", socket),
-            ("relay", "client.relay_health", home / "relay.toml"),
-            ("server", "server.health", file),
+            ("vault", "client.channel.health", socket),
+            ("relay", "client.relay.health", home / "relay.toml"),
+            ("server", "server.superlink.health", file),
         ]
 
         def well() -> list[tuple[str, str]]:

@@ -14,11 +14,11 @@ import numpy as np
 import psutil
 import pytest
 
-from client.keys import make_keys
-from client.organization import Organization
-from common.plan import Plan
+from client.admin.keys import make_keys
+from client.vault.policy.organization import Organization
+from common.plan.plan import Plan
 from common.records import read_records
-from simulations.run import SimulationResult, simulate, simulated_organization
+from simulations.simulate import SimulationResult, simulate, simulated_organization
 from tests.conftest import ROOT
 from tests.federation.harness import Federation, Program, charged, lines, report
 from tests.waiting import wait_until

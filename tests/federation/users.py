@@ -46,7 +46,8 @@ def python_of_users() -> str | None:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         # Its children, too: they are started by the interpreter's own name.
-        code = "import subprocess, sys, client.start, client.runtime; subprocess.run([sys.executable, '-V'])"
+        modules = "subprocess, sys, client.vault.start, client.relay.runtime"
+        code = f"import {modules}; subprocess.run([sys.executable, '-V'])"
         if not Path(candidate).exists():
             continue
         tried = subprocess.run(

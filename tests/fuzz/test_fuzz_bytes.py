@@ -17,12 +17,12 @@ from flwr.cli.build import build_fab_from_files
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.adapter import AdapterError, from_bytes, initial, to_bytes, to_wire
-from common.compression import Fewer
+from common.adapter.adapter import AdapterError, from_bytes, initial, to_bytes, to_wire
+from common.adapter.compression import Fewer
+from common.adapter.rounding import PublicUniforms
 from common.errors import Refused
-from common.fab import APP_FILES, check_app
-from common.rounding import PublicUniforms
-from common.signing import StatementKey, is_signed
+from common.flower.fab import APP_FILES, check_app
+from common.keys.statement_key import StatementKey, is_signed
 from tests.fuzz.hostile import ONE, damaged_bytes, damaged_json_text, messages
 
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -185,7 +185,7 @@ NAMES = [
     "../../evil.py",
     "/etc/passwd",
     "pyproject.toml\0",
-    "client/app.py",
+    "client/relay/client_app.py",
     "x" * 5000,
 ]
 
@@ -198,7 +198,9 @@ def damaged_apps(draw: Callable[[Any], Any], shipped: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for _ in range(draw(st.integers(0, 3))):
-            content = [good, good.replace(b"client.app", b"evil"), bytes(10**6), b"[" * 3000, b""][draw(ONE) % 5]
+            content = [good, good.replace(b"client.relay.client_app", b"evil"), bytes(10**6), b"[" * 3000, b""][
+                draw(ONE) % 5
+            ]
             method = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA][draw(ONE) % 4]
             archive.writestr(zipfile.ZipInfo(NAMES[draw(ONE) % len(NAMES)]), content, method)
     return buffer.getvalue()
@@ -223,7 +225,7 @@ def test_a_damaged_app_is_refused_or_holds_no_code(
         assert "pyproject.toml" in names
         assert set(names) <= {"pyproject.toml", ".info/CONTENT"}
         components = tomllib.loads(archive.read("pyproject.toml").decode())["tool"]["flwr"]["app"]["components"]
-    assert components == {"serverapp": "server.app:app", "clientapp": "client.app:app"}
+    assert components == {"serverapp": "server.rounds.server_app:app", "clientapp": "client.relay.client_app:app"}
 
 
 def test_a_small_app_whose_settings_are_slow_to_read_is_refused_unread() -> None:

@@ -15,11 +15,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.app import answer
-from common import messages as wire
-from common.adapter import initial, to_bytes
+from client.relay.client_app import answer
+from common.adapter.adapter import initial, to_bytes
 from common.errors import Refused
-from common.protocol import REASONS, Description, Head, Release, TrainRequest
+from common.flower import codec as wire
+from common.protocol.protocol import REASONS, Description, Release, TrainRequest
+from common.protocol.statement import Head
 from tests.client.vaults import Echo
 from tests.fuzz.hostile import ONE, VALUES, damaged_json_text, messages
 from tests.fuzz.test_fuzz_texts import HEAD, NAME, STATED, assert_head, assert_statement, spelt

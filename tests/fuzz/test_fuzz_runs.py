@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.adapter import initial, to_bytes
+from common.adapter.adapter import initial, to_bytes
 from common.errors import InputError, SottoError
-from common.signing import StatementKey
+from common.keys.statement_key import StatementKey
 from common.tasks.class_report import class_report
-from server.audit import read_report
-from server.evaluation import Evaluation, read_evaluation, write_evaluation
-from server.evaluation_section import evaluation_section
-from server.registry import Registry
-from server.run_directory import RunDirectory, Status
+from server.registry.registry import Registry
+from server.report.audit import read_report
+from server.report.evaluation import evaluation_section
+from server.run_directory.evaluation import Evaluation, read_evaluation, write_evaluation
+from server.run_directory.run_directory import RunDirectory, Status
 from tests.fuzz.hostile import damaged_bytes, damaged_json_text, messages
-from tests.server.signed_run import SHAPES, classes_plan, make_run, signed, statement
+from tests.server.report.signed_run import SHAPES, classes_plan, make_run, signed, statement
 
 KEY = StatementKey.generate()
 

@@ -16,16 +16,17 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.organization import Organization
-from client.relay import Relay
+from client.relay.settings import Relay
+from client.vault.policy.organization import Organization
 from common.errors import InputError
-from common.plan import Plan
-from common.protocol import Description, Head, Statement
+from common.keys.statement_key import StatementKey
+from common.plan.plan import Plan
+from common.protocol.protocol import Description
+from common.protocol.statement import Head, Statement
 from common.settings import SettingsFile, template, validate
-from common.signing import StatementKey
-from server.superlink import Server
+from server.superlink.start import Server
 from tests.fuzz.hostile import damaged_bytes, damaged_json, damaged_json_text, messages
-from tests.server.signed_run import PLAN, signed, statement
+from tests.server.report.signed_run import PLAN, signed, statement
 
 KEY = StatementKey.generate()
 STATED = signed(statement("st-mary"), KEY)

@@ -17,12 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import vault_pb2 as pb
-from client.remote import RemoteVault
-from client.wire import MESSAGE_LIMIT, PIECE_BYTES, grpc_address, split
+from client.channel import vault_pb2 as pb
+from client.channel.framing import MESSAGE_LIMIT, PIECE_BYTES, grpc_address, split
+from client.relay.vault_client import RemoteVault
 from common.errors import Refused
-from common.plan import Plan
-from common.protocol import REASONS, Description, Release, Statement, TrainRequest
+from common.plan.plan import Plan
+from common.protocol.protocol import REASONS, Description, Release, TrainRequest
+from common.protocol.statement import Statement
 from common.settings import validate
 from tests.client.vaults import open_vault, parts, request_for, served, write_organization
 from tests.fuzz.hostile import MARK, ONE, TEXTS, damaged_bytes, damaged_json_text, messages

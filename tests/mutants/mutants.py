@@ -15,21 +15,21 @@ from typing import Any
 
 import torch
 
-import client.data
-import client.entropy
-import client.ledger
-import client.policy
-import client.private
-import client.vault
-import common.adapter
-import common.messages
-import common.report
-from client.chain import Chain
-from client.entropy import Keystream
-from client.frozen import FrozenUnits
-from client.ledger import Ledger
+import client.vault.ledger.ledger
+import client.vault.policy.policy
+import client.vault.records.units
+import client.vault.training.dp_sgd
+import client.vault.training.entropy
+import client.vault.vault
+import common.adapter.adapter
+import common.flower.codec
+import common.protocol.report
+from client.vault.ledger.chain import Chain
+from client.vault.ledger.ledger import Ledger
+from client.vault.training.entropy import Keystream
+from client.vault.training.features import FrozenUnits
 from common.errors import Refused
-from common.mechanism import Mechanism
+from common.privacy.mechanism import Mechanism
 from common.tasks.causal_lm import CausalLM
 from common.tasks.chat import Chat
 from common.tasks.classification import Classification
@@ -78,7 +78,7 @@ def shuffled_batches() -> None:
         order = stream.uniforms(len(units)).argsort()
         return [units[index] for index in order[: round(rate * len(units))]]
 
-    replace_everywhere(client.private.poisson_sample, sample)
+    replace_everywhere(client.vault.training.dp_sgd.poisson_sample, sample)
 
 
 def _batch_loss_of(kind: Any) -> None:
@@ -118,7 +118,7 @@ def batch_loss_of_texts() -> None:
 
 def windows_by_themselves() -> None:
     """Each window of a long record is a unit, clipped by itself."""
-    original = client.data.encode
+    original = client.vault.records.units.encode
 
     def encode(*values: Any) -> Any:
         made = original(*values)
@@ -141,7 +141,7 @@ def vectors_of_another_adapter() -> None:
 
 
 def _with_step(change: Callable[[Any, Any], Any]) -> None:
-    original = client.private.train
+    original = client.vault.training.dp_sgd.train
 
     def train(model: Any, parameters: Any, task: Any, units: Any, step: Any, *rest: Any) -> None:
         original(model, parameters, task, units, change(step, units), *rest)
@@ -151,7 +151,7 @@ def _with_step(change: Callable[[Any, Any], Any]) -> None:
 
 def realised_divisor() -> None:
     """The noised sum divided by the number of records that were drawn."""
-    summed, noised = client.private.clipped_sum, client.private.add_noise
+    summed, noised = client.vault.training.dp_sgd.clipped_sum, client.vault.training.dp_sgd.add_noise
     drawn: list[float] = [1.0]
 
     def clipped_sum(gradients: Any, task: Any, sample: Any, *rest: Any) -> Any:
@@ -177,7 +177,7 @@ def true_rate() -> None:
 
 def fresh_accountant() -> None:
     """Each round accounted for by itself, as if the run had one."""
-    original = client.policy.run_mechanism
+    original = client.vault.policy.policy.run_mechanism
 
     def run_mechanism(organization: Any, plan: Any) -> Mechanism:
         training = plan.training.model_copy(update={"rounds": 1})
@@ -188,7 +188,7 @@ def fresh_accountant() -> None:
 
 def skipped_empty_batch() -> None:
     """No step, and so no noise, when nobody was drawn."""
-    summed, noised = client.private.clipped_sum, client.private.add_noise
+    summed, noised = client.vault.training.dp_sgd.clipped_sum, client.vault.training.dp_sgd.add_noise
     drawn: list[int] = [1]
 
     def clipped_sum(gradients: Any, task: Any, sample: Any, *rest: Any) -> Any:
@@ -206,7 +206,7 @@ def _system_stream(make: Callable[[str, str, int], bytes]) -> None:
     def stream(self: Any, organization: str, run: str, round_number: int) -> Keystream:
         return Keystream(make(organization, run, round_number))
 
-    client.entropy.SystemEntropy.stream = stream  # type: ignore[method-assign]
+    client.vault.training.entropy.SystemEntropy.stream = stream  # type: ignore[method-assign]
 
 
 def constant_seed() -> None:
@@ -227,12 +227,12 @@ def same_noise_in_two_rounds() -> None:
 
 def forgotten_noise() -> None:
     """Clipped, but not noised."""
-    replace_everywhere(client.private.add_noise, lambda total, deviation, stream: total)
+    replace_everywhere(client.vault.training.dp_sgd.add_noise, lambda total, deviation, stream: total)
 
 
 def clip_per_layer() -> None:
     """Each tensor clipped to C by itself: together they reach C times the root of their number."""
-    private = client.private
+    private = client.vault.training.dp_sgd
 
     def clipped_sum(gradients: Any, task: Any, sample: Any, clipping_norm: float, max_tokens: int) -> Any:
         shapes = {name: parameter.shape for name, parameter in gradients.parameters.items()}
@@ -249,7 +249,7 @@ def clip_per_layer() -> None:
 
 def clip_per_window() -> None:
     """Each record of a user, or each window of a record, clipped by itself, and then the sum of them."""
-    original = client.private.clipped_sum
+    original = client.vault.training.dp_sgd.clipped_sum
 
     def clipped_sum(gradients: Any, task: Any, sample: Any, *rest: Any) -> Any:
         return original(gradients, task, [(example,) for unit in sample for example in unit], *rest)
@@ -259,7 +259,7 @@ def clip_per_window() -> None:
 
 def users_records_as_examples() -> None:
     """A plan for users trained as if each record were a unit of its own."""
-    original = client.data.encode
+    original = client.vault.records.units.encode
 
     def encode(records: Any, task: Any, user_field: Any = None, *others: Any) -> Any:
         return original(records, task, None, *others)
@@ -299,7 +299,7 @@ def answer_before_commit() -> None:
 
 def loss_in_the_reply() -> None:
     """The training loss travels with the release."""
-    original = common.messages.pack_release
+    original = common.flower.codec.pack_release
 
     def pack_release(release: Any) -> Any:
         content = original(release)
@@ -311,7 +311,7 @@ def loss_in_the_reply() -> None:
 
 def refusal_depends_on_a_record() -> None:
     """A record that cannot be used stops the training."""
-    original = client.vault.encode
+    original = client.vault.vault.encode
 
     def encode(*arguments: Any) -> Any:
         encoded = original(*arguments)
@@ -324,7 +324,7 @@ def refusal_depends_on_a_record() -> None:
 
 def embedded_key() -> None:
     """A statement checked with the key that stands inside it."""
-    original = common.report.signature_state
+    original = common.protocol.report.signature_state
 
     def signature_state(statement: Any, run: str, keys: Any) -> str:
         return original(statement, run, {statement.organization: statement.key})
@@ -348,12 +348,12 @@ def chain_not_checked() -> None:
 
 def approval_ignored() -> None:
     """Any plan is trained."""
-    client.vault.Vault._check_approved = lambda self, request, plan: None  # type: ignore[method-assign]
+    client.vault.vault.Vault._check_approved = lambda self, request, plan: None  # type: ignore[method-assign]
 
 
 def runs_not_added_up() -> None:
     """Each run is held against the cap by itself."""
-    original = client.policy.lifetime_cap
+    original = client.vault.policy.policy.lifetime_cap
 
     def lifetime_cap(organization: Any) -> Any:
         cap = original(organization)
@@ -367,7 +367,7 @@ def runs_not_added_up() -> None:
 def rounded_before_noise() -> None:
     """The scale of the rounding is that of the sum before it was noised."""
     largest: dict[str, float] = {}
-    noise, wire = client.private.add_noise, common.adapter.to_wire
+    noise, wire = client.vault.training.dp_sgd.add_noise, common.adapter.adapter.to_wire
 
     def add_noise(total: Any, deviation: float, stream: Keystream) -> Any:
         largest.update({name: float(tensor.abs().max()) for name, tensor in total.items()})

@@ -15,7 +15,7 @@ from pathlib import Path
 
 # As a vault does. Opacus sets up logging when it is imported.
 import sotto  # noqa: F401
-from client import vault  # noqa: F401
+from client.vault import vault  # noqa: F401
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from common.processes import FLOWER_ENVIRONMENT
+from common.system.processes import FLOWER_ENVIRONMENT
 from tests.programs.forked import module_or_script
 
 ROOT = Path(__file__).parent.parent.parent

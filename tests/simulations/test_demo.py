@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from client.policy import check_plan_fits
+from client.vault.policy.policy import check_plan_fits
 from simulations.demo.corpus import ORGANIZATIONS, PROMPTS, private_records, public_test
 from simulations.demo.prepare import prepare_demo
-from simulations.run import organizations_of, simulated_organization
+from simulations.simulate import organizations_of, simulated_organization
 from tests.conftest import DEMO_BASE
 
 RECORDS = {name: private_records(name) for name in ORGANIZATIONS}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common.coordinator import Simulation
 from common.errors import InputError
+from common.plan.coordinator import Simulation
 from common.records import Record
 from common.settings import validate
 from simulations.partition import partition

@@ -17,15 +17,15 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from client.ledger import Ledger
-from common.adapter import to_bytes
+from client.vault.ledger.ledger import Ledger
+from common.adapter.adapter import to_bytes
 from common.errors import InputError, SottoError
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.records import Record
-from server.observer import Observer
-from server.result import load_result, merge
-from server.run_directory import RoundLine
-from simulations.run import SimulationResult, organizations_of, simulate
+from server.results.adapter_folder import load_result, merge
+from server.run_directory.run_directory import RoundLine
+from server.tracking.observer import Observer
+from simulations.simulate import SimulationResult, organizations_of, simulate
 from tests.conftest import MakePlan
 from tests.reference import pld_epsilon
 

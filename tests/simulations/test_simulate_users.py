@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from client import private
-from client.data import encode
-from common import adapter
+from client.vault.records.units import encode
+from client.vault.training import dp_sgd
+from common.adapter import adapter
 from common.errors import InputError
-from common.model import LoraModel
-from common.plan import Plan
-from common.protocol import TrainRequest
+from common.model.model import LoraModel
+from common.plan.plan import Plan
+from common.protocol.protocol import TrainRequest
 from common.records import Record
 from common.tasks import make_task
 from simulations.entropy import SeededEntropy
 from simulations.no_privacy import OpenTrainer
-from simulations.run import SimulationResult, count_units, organizations_of, simulate, simulated_organization
+from simulations.simulate import SimulationResult, count_units, organizations_of, simulate, simulated_organization
 from tests.conftest import MakePlan
 from tests.reference import pld_epsilon
 
@@ -149,7 +149,7 @@ def test_without_privacy_a_step_is_the_mean_over_each_users_chosen_records(
     chosen = []
 
     def choose(unit: Any, most: int | None, stream: Any) -> Any:
-        chosen.append(private.choose_examples(unit, most, stream))
+        chosen.append(dp_sgd.choose_examples(unit, most, stream))
         return chosen[-1]
 
     monkeypatch.setattr("simulations.no_privacy.choose_examples", choose)
@@ -180,7 +180,7 @@ def test_without_privacy_the_same_users_are_trained_in_a_whole_run(
             held.append([len(unit) for unit in own.units])
             super().__init__(organization, own, *more)
 
-    monkeypatch.setattr("simulations.run.OpenTrainer", Watched)
+    monkeypatch.setattr("simulations.simulate.OpenTrainer", Watched)
     plan = make_plan(privacy=USER, training={"batch_size": 3}, simulation={"user_field": "who", "noise_seed": 1})
     own = {"north": records(SIZES), "south": records({**SIZES, "fay": 3})}
     result = simulate(plan, own, tmp_path / "run", private=False)

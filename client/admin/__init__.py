@@ -1,0 +1,1 @@
+"""What the organization's administrator does at home: keys, budget, preview, starting both processes."""

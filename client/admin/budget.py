@@ -1,0 +1,81 @@
+"""`sotto privacy budget`: what an organization spent, from its ledger, which may be in use meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from client.vault.ledger.reader import read_ledger
+from client.vault.policy.organization import Organization
+from client.vault.policy.policy import lifetime_cap
+
+
+def budget(organization: Organization) -> dict[str, Any]:
+    """What an organization spent, what it reserved, and what is left, in ε at its lifetime cap's δ.
+
+    A run is charged whole when it is reserved. Once all its rounds are released it is "complete", and its cost
+    spent; until then it is "reserved", and so is its cost, which is never given back. Spent, reserved and left add
+    up to the cap. The ledger is neither made nor written, and a vault that uses it is not disturbed.
+
+    Raises:
+        InputError: there is no ledger, or it is not the organization's.
+        LedgerError: an entry was changed or removed.
+    """
+    cap = lifetime_cap(organization)
+    with read_ledger(organization) as ledger:
+        runs = [(run, len(ledger.settled_rounds(run.run))) for run in ledger.runs()]
+        head = ledger.head
+    charged = cap.spent([run.cost for run, _ in runs])
+    # Costs do not simply add up by Rényi composition: what is reserved is what comes on top of what is spent.
+    spent = cap.spent([run.cost for run, settled in runs if settled >= run.rounds])
+    return {
+        "organization": organization.name,
+        "delta": cap.delta,
+        "epsilon_spent": spent,
+        "epsilon_reserved": round(max(charged - spent, 0.0), 6),
+        "epsilon_left": round(max(cap.epsilon - charged, 0.0), 6),
+        "max_epsilon": cap.epsilon,
+        "accountant": cap.accountant,
+        "head": {"number": head.number, "digest": head.digest},
+        "runs": [
+            {
+                "run": run.run,
+                "mechanisms": [run.mechanism.to_dict()],
+                "state": "complete" if settled >= run.rounds else "reserved",
+                "epsilon": run.epsilon,
+                "delta": run.delta,
+                "rounds": run.rounds,
+                "rounds_released": settled,
+            }
+            for run, settled in runs
+        ],
+    }
+
+
+def print_budget(values: Mapping[str, Any], console: Console) -> None:
+    """The budget as a table of runs and a line of sums."""
+    if values["runs"]:
+        table = Table("run", "ε", "δ", "rate q", "noise σ", "steps", "rounds released", "state")
+        for run in values["runs"]:
+            (mechanism,) = run["mechanisms"]
+            table.add_row(
+                run["run"],
+                f"{run['epsilon']:.4f}",
+                f"{run['delta']:g}",
+                f"{mechanism['sample_rate']:.4g}",
+                f"{mechanism['noise_multiplier']:g}",
+                str(mechanism["steps"]),
+                f"{run['rounds_released']} of {run['rounds']}",
+                run["state"],
+            )
+        console.print(table)
+    console.print(
+        f"{values['organization']}: ε spent {values['epsilon_spent']:.4f}, reserved "
+        f"{values['epsilon_reserved']:.4f}, left {values['epsilon_left']:.4f} of {values['max_epsilon']:g} at "
+        f"δ = {values['delta']:g} ({values['accountant']}); ledger entry {values['head']['number']}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,1 @@
+"""`sotto client check`: one file for each group of checks."""

@@ -1,0 +1,1 @@
+"""The process with the records, without a network."""

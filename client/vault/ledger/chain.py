@@ -1,0 +1,115 @@
+"""A chain of signed entries: each one's digest is over the entry and the digest before it.
+
+A changed, missing or foreign entry shows when the chain is walked. The newest digest is signed and goes out with
+every answer; when it comes back, an older copy of the file is behind a head that it signed itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.errors import Refused, SottoError
+from common.keys.statement_key import StatementKey, is_signed
+from common.protocol.statement import Head
+
+Query = Callable[..., list[tuple[Any, ...]]]
+
+SCHEMA = """
+CREATE TABLE chain (
+    number INTEGER PRIMARY KEY, entry TEXT NOT NULL, digest TEXT NOT NULL, signature TEXT NOT NULL
+) STRICT;
+"""
+
+
+class LedgerError(SottoError):
+    """The ledger is not as the vault left it. Nothing may be spent."""
+
+
+class Chain:
+    """The entries of a ledger, in its table `chain`. Whoever appends has begun a transaction.
+
+    Args:
+        query: runs a statement with its values on the database; gives the rows.
+        path: of the database, for messages.
+        key: signs each entry; None in a simulation, and for looking only.
+    """
+
+    def __init__(self, query: Query, path: Path, key: StatementKey | None) -> None:
+        self._query = query
+        self._path = path
+        self._key = key
+
+    def begin(self, entry: dict[str, Any]) -> None:
+        """Write the first entry, which says in `data_set` what the chain is about."""
+        self._write(0, "", entry, entry["data_set"])
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write the next entry."""
+        head = self.head
+        self._write(head.number + 1, head.digest, entry, head.data_set)
+
+    def _write(self, number: int, before: str, entry: dict[str, Any], data_set: str) -> None:
+        text = json.dumps(entry, sort_keys=True)
+        digest = _link(before, text)
+        signed = Head(data_set, number, digest, "").signed_bytes()
+        signature = "" if self._key is None else self._key.sign(signed)
+        self._query("INSERT INTO chain VALUES (?, ?, ?, ?)", number, text, digest, signature)
+
+    def walk(self) -> list[dict[str, Any]]:
+        """All entries, each verified, and the signature of the newest.
+
+        Raises:
+            LedgerError: there is none, or one was changed or removed.
+        """
+        rows = self._query("SELECT number, entry, digest FROM chain ORDER BY number")
+        if not rows:
+            raise LedgerError(f"{self._path}: the ledger is empty; restore it from the latest copy")
+        before = ""
+        for expected, (number, entry, digest) in enumerate(rows):
+            if number != expected or digest != _link(before, entry):
+                raise LedgerError(
+                    f"{self._path}: entry {expected} of the ledger was changed or removed; nothing may be spent"
+                )
+            before = digest
+        entries: list[dict[str, Any]] = [json.loads(entry) for _, entry, _ in rows]
+        head, public = self.head, entries[0].get("key")
+        if public and not is_signed(head.signed_bytes(), head.signature, public):
+            raise LedgerError(f"{self._path}: entry {head.number} of the ledger is not signed with its key")
+        return entries
+
+    def entries(self, kind: str) -> list[dict[str, Any]]:
+        """The entries of one kind, in order."""
+        rows = self._query("SELECT entry FROM chain WHERE json_extract(entry, '$.kind') = ? ORDER BY number", kind)
+        return [json.loads(entry) for (entry,) in rows]
+
+    @property
+    def head(self) -> Head:
+        """The newest entry, signed."""
+        ((number, digest, signature, data_set),) = self._query(
+            "SELECT number, digest, signature, "
+            "(SELECT json_extract(entry, '$.data_set') FROM chain WHERE number = 0) "
+            "FROM chain ORDER BY number DESC LIMIT 1"
+        )
+        return Head(str(data_set), number, digest, signature)
+
+    def check_seen(self, seen: Head | None) -> None:
+        """Make sure that the chain holds a head that it is said to have shown before.
+
+        Raises:
+            Refused: it does not.
+        """
+        if seen is None or self._key is None:
+            return
+        if not is_signed(seen.signed_bytes(), seen.signature, self._key.public):
+            raise Refused("malformed-request", "the ledger head that came back was not signed here")
+        rows = self._query("SELECT digest FROM chain WHERE number = ?", seen.number)
+        if seen.data_set != self.head.data_set or not rows or rows[0][0] != seen.digest:
+            raise Refused("ledger-behind", f"entry {seen.number}, which this vault signed, is not in its ledger")
+
+
+def _link(before: str, entry: str) -> str:
+    return hashlib.sha256(f"{before}\n{entry}".encode()).hexdigest()

@@ -1,0 +1,47 @@
+"""A run as the ledger charged it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common.privacy.mechanism import Mechanism
+from common.privacy.privacy_filter import Cost
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A run as it was charged.
+
+    Attributes:
+        run: the run's id.
+        plan: digest of the plan's agreement.
+        fingerprint: of the base model.
+        mechanism: all steps of all rounds.
+        epsilon, delta: what the whole run costs.
+        rounds: how many rounds may be answered.
+    """
+
+    run: str
+    plan: str
+    fingerprint: str
+    mechanism: Mechanism
+    epsilon: float
+    delta: float
+    rounds: int
+
+    @property
+    def cost(self) -> Cost:
+        """What the lifetime filter needs to know."""
+        return Cost(self.mechanism, self.epsilon, self.delta)
+
+    def to_entry(self) -> dict[str, Any]:
+        """As the ledger stores it."""
+        return {**asdict(self), "mechanism": self.mechanism.to_dict()}
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> Reservation:
+        """What the ledger stored."""
+        values = {name: entry[name] for name in cls.__dataclass_fields__}
+        return cls(**{**values, "mechanism": Mechanism.from_dict(entry["mechanism"])})

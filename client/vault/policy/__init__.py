@@ -1,0 +1,1 @@
+"""What the organization allows: organization.toml, its policy, approved plans."""

@@ -1,0 +1,68 @@
+"""What an organization's policy makes of a plan: the mechanism of a run, or a refusal. Nothing loosens it."""
+
+from __future__ import annotations
+
+from client.vault.policy.organization import Organization
+from common.errors import InputError, Refused
+from common.plan.plan import Plan
+from common.privacy.accounting import noise_multiplier, sample_rate
+from common.privacy.mechanism import Mechanism
+from common.privacy.privacy_filter import Cap
+
+
+def lifetime_cap(organization: Organization) -> Cap:
+    """What an organization may spend over all runs, for ever."""
+    policy = organization.policy
+    return Cap(policy.max_epsilon, policy.max_delta, policy.composition)
+
+
+def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
+    """The mechanism of a whole run: the smallest noise that keeps the plan's ε, at least the policy's.
+
+    Raises:
+        Refused: the plan asks for more than the policy allows.
+    """
+    privacy, size, batch = plan.privacy, organization.data.public_size, plan.training.batch_size
+    limit = organization.policy.max_epsilon_per_run
+    steps = plan.training.rounds * plan.training.local_steps
+    policy = organization.policy
+    rank_refused = plan.lora.refusal(organization.vault.max_rank)
+    refusals = {
+        f"task.kind = {plan.task.kind!r}; allowed: {', '.join(policy.tasks)}": plan.task.kind not in policy.tasks,
+        f"training.rounds = {plan.training.rounds}; {policy.max_rounds} are allowed": (
+            plan.training.rounds > policy.max_rounds
+        ),
+        f"rounds × local_steps = {steps}; {policy.max_steps} are allowed": steps > policy.max_steps,
+        f"privacy.unit = {privacy.unit!r}; it is {organization.data.unit!r} here, for ever": (
+            privacy.unit != organization.data.unit
+        ),
+        f"privacy.epsilon = {privacy.epsilon}; a run may cost {limit} at most": privacy.epsilon > limit,
+        f"privacy.delta = {privacy.delta}; it should be below 1 / public_size = {1 / size:.2g}": (
+            privacy.delta >= 1 / size
+        ),
+        f"vault.max_rank = {organization.vault.max_rank}: {rank_refused}": rank_refused is not None,
+        f"training.batch_size = {batch}; it should be at most public_size = {size}": batch > size,
+    }
+    for detail, refused in refusals.items():
+        if refused:
+            raise Refused("policy", detail)
+    rate = sample_rate(batch, size)
+    try:
+        sigma = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps)
+    except (ValueError, OverflowError, RuntimeError) as error:
+        # No accountant reaches that far. It saw public numbers only, so that its text may leave.
+        raise Refused("policy", f"the noise cannot be computed: {error}") from None
+    return Mechanism(rate, max(sigma, organization.policy.min_noise_multiplier), steps)
+
+
+def check_plan_fits(plan: Plan, organization: Organization) -> Mechanism:
+    """What `run_mechanism` would refuse, as an error at the operator's own terminal.
+
+    Raises:
+        InputError: the refusal, as one line.
+    """
+    try:
+        organization.model_folder(plan)
+        return run_mechanism(organization, plan)
+    except Refused as refusal:
+        raise InputError(f"organization {organization.name!r}: {refusal.detail}") from None

@@ -1,0 +1,1 @@
+"""From records to units of privacy, each record by itself."""

@@ -1,0 +1,1 @@
+"""LoRA tensors by name: checked, serialized, compressed."""

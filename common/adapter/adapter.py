@@ -1,0 +1,220 @@
+"""The adapter: LoRA tensors and those of a head by name, as plain arrays, and as safetensors bytes.
+
+Names of LoRA tensors are PEFT's own, as in `adapter_model.safetensors`; a head's begin with "head.". Nothing here
+knows a model, Flower or a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load as read_safetensors
+from safetensors.numpy import save as write_safetensors
+
+from common.adapter.compression import Fewer, NumberFormat, compress, expand, layout
+from common.adapter.rounding import Uniforms
+from common.untrusted import read_json
+
+Adapter = dict[str, npt.NDArray[np.float32]]
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Above every LoRA adapter that one device can train under differential privacy.
+MOST_BYTES = 2**30
+# What the header of a safetensors file says of a tensor beside its name.
+_ENTRY_CHARACTERS = 256
+# Numpy's types by the names that safetensors gives them; numpy itself has no bfloat16.
+_DTYPES = {"<f4": "F32", "<u2": "BF16", "<i1": "I8", "<u1": "U8"}
+
+
+class AdapterError(ValueError):
+    """Bytes that are not the adapter they should be. The text holds names and shapes, never values."""
+
+
+def to_bytes(adapter: Adapter) -> bytes:
+    """Safetensors bytes; equal adapters have equal bytes, and the size depends on names and shapes only."""
+    data: bytes = write_safetensors({name: np.ascontiguousarray(adapter[name]) for name in sorted(adapter)})
+    return data
+
+
+def to_wire(adapter: Adapter, number_format: NumberFormat, rounding: Uniforms) -> bytes:
+    """An adapter or an update as it travels: safetensors bytes, whose size depends on names and shapes only.
+
+    Args:
+        adapter: float32 tensors. Numbers that are not finite give bytes that `from_bytes` refuses, never an error.
+        number_format: how the numbers are sent; as float32 it is `to_bytes`.
+        rounding: decides the stochastic rounding; of float32, nothing is rounded and nothing drawn.
+    """
+    if number_format == "float32":
+        return to_bytes(adapter)
+    header = _header_of_parts({name: tensor.shape for name, tensor in adapter.items()}, number_format)
+    parts = compress(adapter, number_format, rounding)
+    return header + b"".join(part.astype(part.dtype.newbyteorder("<")).tobytes() for part in parts.values())
+
+
+def from_bytes(data: bytes, shapes: Shapes, number_format: NumberFormat = "float32") -> Adapter:
+    """Read an adapter that came from outside.
+
+    Args:
+        data: safetensors bytes, as `to_wire` makes them.
+        shapes: the exact names and shapes that it must have.
+        number_format: how its numbers must have been sent.
+
+    Returns:
+        Finite float32 tensors.
+
+    Raises:
+        AdapterError: not safetensors, of another format, or `check` fails.
+    """
+    if number_format != "float32":
+        return _from_parts(data, shapes, number_format)
+    _check_header(data, shapes)
+    try:
+        adapter: Adapter = read_safetensors(data)
+    except Exception as error:  # the parser raises errors of several libraries; each means the same here
+        raise AdapterError(f"not a safetensors file ({type(error).__name__})") from None
+    check(adapter, shapes)
+    return adapter
+
+
+def _check_header(data: bytes, shapes: Shapes) -> None:
+    """Refuse what announces another size before anything of that size is allocated."""
+    payload = 4 * sum(math.prod(shape) for shape in shapes.values())
+    length = int.from_bytes(data[:8], "little")
+    if len(data) != 8 + length + payload:
+        raise AdapterError(f"{len(data)} bytes with a header of {length}; {payload} bytes of tensors were due")
+    most = _ENTRY_CHARACTERS * (1 + len(shapes)) + sum(len(name.encode()) for name in shapes)
+    try:
+        header: Any = read_json(data[8 : 8 + length], most)
+        dtypes = {entry["dtype"] for entry in header.values()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise AdapterError("not a safetensors file (header)") from None
+    if dtypes - {"F32"}:
+        raise AdapterError(f"tensors of type {str(sorted(map(str, dtypes)))[:200]}; all should be F32")
+
+
+def _header_of_parts(shapes: Shapes, number_format: Fewer) -> bytes:
+    """All that stands before the numbers in a format of fewer bits: the parts, a digest of names and shapes."""
+    named = json.dumps([[name, list(shapes[name])] for name in sorted(shapes)])
+    entries: dict[str, Any] = {"__metadata__": {"tensors": hashlib.sha256(named.encode()).hexdigest()}}
+    end = 0
+    for part, (kind, count) in layout(shapes, number_format).items():
+        start, end = end, end + np.dtype(kind).itemsize * count
+        entries[part] = {"dtype": _DTYPES[kind], "shape": [count], "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that every part begins where its type may
+    return len(text).to_bytes(8, "little") + text
+
+
+def _from_parts(data: bytes, shapes: Shapes, number_format: Fewer) -> Adapter:
+    """Nothing of the header is parsed: there is one, and it is known before."""
+    header, expected = _header_of_parts(shapes, number_format), layout(shapes, number_format)
+    due = len(header) + sum(np.dtype(kind).itemsize * count for kind, count in expected.values())
+    if len(data) != due:
+        raise AdapterError(f"{len(data)} bytes; as {number_format} there should be {due}")
+    if not data.startswith(header):
+        raise AdapterError(f"the header is not that of these tensors as {number_format}")
+    parts, start = {}, len(header)
+    for part, (kind, count) in expected.items():
+        parts[part] = np.frombuffer(data, kind, count, start)
+        start += parts[part].nbytes
+    try:
+        adapter = expand(parts, shapes, number_format)
+    except ValueError as error:
+        raise AdapterError(str(error)) from None
+    check(adapter, shapes)
+    return adapter
+
+
+def check(adapter: Mapping[str, npt.NDArray[Any]], shapes: Shapes) -> None:
+    """Make sure of the exact names, shapes, type float32, and finite values.
+
+    Raises:
+        AdapterError: the first difference.
+    """
+    for name in sorted(shapes.keys() | adapter.keys()):
+        if name not in adapter:
+            raise AdapterError(f"tensor {name} is missing")
+        if name not in shapes:
+            raise AdapterError(f"tensor {name[:200]!r} does not belong to this adapter")
+        tensor = adapter[name]
+        if tensor.dtype != np.float32:
+            raise AdapterError(f"tensor {name} has type {tensor.dtype}; it should be float32")
+        if tensor.shape != tuple(shapes[name]):
+            raise AdapterError(f"tensor {name} has shape {tensor.shape}; it should be {tuple(shapes[name])}")
+        if not np.isfinite(tensor).all():
+            raise AdapterError(f"tensor {name} is not finite")
+
+
+def initial(shapes: Shapes, seed: int) -> Adapter:
+    """The adapter before any training: A uniform in ±1/√fan_in (PEFT's default), B and a head zero.
+
+    Philox keyed by the seed and the tensor's name draws the same A for everybody, whatever machine, device or
+    version of torch, so that a shared A never has to be sent.
+
+    Args:
+        shapes: A is (rank, fan_in), B is (fan_out, rank).
+        seed: `lora.seed` of the plan; public.
+    """
+    adapter: Adapter = {}
+    for name, shape in shapes.items():
+        if not is_a(name):
+            adapter[name] = np.zeros(shape, np.float32)
+            continue
+        key = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        uniform = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little"))).random(shape)
+        adapter[name] = ((2 * uniform - 1) / np.sqrt(shape[1])).astype(np.float32)
+    return adapter
+
+
+def is_a(name: str) -> bool:
+    """Whether a tensor is an A matrix, the half that is drawn at random."""
+    return ".lora_A." in name
+
+
+def is_lora(name: str) -> bool:
+    """Whether a tensor is one of a LoRA layer; else it is one of the head."""
+    return ".lora_" in name
+
+
+def trained(shapes: Shapes, method: str) -> dict[str, tuple[int, ...]]:
+    """The tensors that an aggregation method trains and sends: all, but for "ffa" without A."""
+    return {name: shape for name, shape in shapes.items() if method != "ffa" or not is_a(name)}
+
+
+def sent(trained_shapes: Shapes, *, head_only: bool) -> dict[str, tuple[int, ...]]:
+    """The tensors that travel in a round, down and up: those that it changes.
+
+    Args:
+        trained_shapes: all that the plan trains.
+        head_only: whether the round trains the head alone. Such rounds are a run's first: the LoRA layers are
+            still as `initial` draws them, and everybody has them.
+    """
+    return {name: shape for name, shape in trained_shapes.items() if not (head_only and is_lora(name))}
+
+
+def at_rank(shapes: Shapes, rank: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of an organization that trains at a rank; a head's are the same for all."""
+
+    def own(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if not is_lora(name):
+            return shape
+        return (rank, shape[1]) if is_a(name) else (shape[0], rank)
+
+    return {name: own(name, shape) for name, shape in shapes.items()}
+
+
+def cut(adapter: Adapter, rank: int) -> Adapter:
+    """The first rows of A and columns of B, sorted by weight in the aggregation of products; a head as it is."""
+    lora = {name: tensor for name, tensor in adapter.items() if is_lora(name)}
+    return adapter | {name: tensor[:rank] if is_a(name) else tensor[:, :rank] for name, tensor in lora.items()}
+
+
+def subtract(left: Adapter, right: Adapter) -> Adapter:
+    """Left − right, tensor by tensor."""
+    return {name: left[name] - right[name] for name in left}

@@ -1,0 +1,1 @@
+"""Key files, node keys and statement keys."""

@@ -1,0 +1,1 @@
+"""The plan that all participants agree on, and its sections."""

@@ -1,0 +1,1 @@
+"""Mechanisms, their ε, the lifetime's privacy filter, calibration of noise."""

@@ -1,0 +1,224 @@
+"""What a plan will cost and how noisy it will be, before anything is spent.
+
+Pure: a plan and public numbers go in, numbers come out.
+
+Noise-to-signal. In a step, organization i releases the sum of its clipped gradients plus noise of standard
+deviation σ_i·C in each of d coordinates, divided by the public batch size B (Abadi et al. 2016,
+https://arxiv.org/abs/1607.00133, Algorithm 1). The noise has an L2 norm of about σ_i·C·√d / B. The mean of the
+clipped gradients has at most C: when every gradient is clipped and all point the same way. With weights w_i that
+sum to 1, the average over organizations has the ratio
+
+    √d · √(Σ w_i²·σ_i²) / B
+
+or more. C drops out; σ / B is the noise-batch ratio of McKenna et al. 2025 (https://arxiv.org/abs/2501.18914).
+Noise of different steps is independent: over T steps of plain SGD in one unchanging direction the ratio falls by
+√T. Both are the best case of what is public; how far real gradients are from it, only the records tell. A ratio
+above 1 in a step is usual, and no failure: the noise points in all d directions, the signal in few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from common.errors import InputError
+from common.plan.plan import MOST_STEPS, Plan
+from common.privacy.accounting import epsilon, noise_multiplier, sample_rate
+from common.privacy.mechanism import Mechanism
+
+# (what is changed, factor): one at a time, the rest as in the plan.
+CHANGES = (
+    ("rounds", 0.5),
+    ("rounds", 2.0),
+    ("batch_size", 0.5),
+    ("batch_size", 2.0),
+    ("epsilon", 0.5),
+    ("epsilon", 2.0),
+)
+
+
+@dataclass(frozen=True)
+class PublicNumbers:
+    """What is public of an organization.
+
+    Attributes:
+        name: of the organization.
+        public_size: units that it publishes.
+        min_noise_multiplier: its policy's smallest σ; 0 if it is not known.
+    """
+
+    name: str
+    public_size: int
+    min_noise_multiplier: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What σ depends on, beside the public size."""
+
+    rounds: int
+    batch_size: int
+    epsilon: float
+
+
+def calibrate(
+    plan: Plan,
+    organizations: Sequence[PublicNumbers],
+    coordinates: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """What a plan needs in noise, what it costs, and what other settings would need. Takes seconds a setting.
+
+    Args:
+        plan: the plan.
+        organizations: at least one.
+        coordinates: numbers that are trained, d; None if the base model is not at hand.
+        progress: told what is being computed.
+
+    Returns:
+        Plain values: `organizations`, `noise_to_signal` (None without coordinates) and `alternatives`.
+
+    Raises:
+        InputError: the plan does not fit an organization's public size.
+    """
+    training, privacy = plan.training, plan.privacy
+    for organization in organizations:
+        _check_fits(plan, organization)
+    here = _Setting(training.rounds, training.batch_size, privacy.epsilon)
+    progress("the plan")
+    sigmas = [_sigma(plan, here, organization) for organization in organizations]
+    known = [sigma for sigma in sigmas if sigma is not None]
+    if len(known) < len(sigmas):
+        raise InputError(f"privacy.epsilon = {privacy.epsilon}: it is too small to be told apart from zero")
+    rows = [_cost(plan, item, sigma) for item, sigma in zip(organizations, known, strict=True)]
+    ratio = None if coordinates is None else _noise_to_signal(plan, rows, coordinates)
+    return {
+        "plan": plan.name,
+        "rounds": training.rounds,
+        "local_steps": training.local_steps,
+        "batch_size": training.batch_size,
+        "epsilon": privacy.epsilon,
+        "delta": privacy.delta,
+        "trained_coordinates": coordinates,
+        "organizations": rows,
+        "noise_to_signal": ratio,
+        "alternatives": [
+            _alternative(plan, here, change, value, organizations, known, progress)
+            for change, value in _changes(here)
+        ],
+    }
+
+
+def noise_to_signal(
+    sigmas: Sequence[float], weights: Sequence[float], coordinates: int, batch_size: int, steps: int = 1
+) -> float:
+    """Norm of the averaged noise by the largest norm that the averaged signal can have; see the module's text.
+
+    Args:
+        sigmas: noise multiplier of each organization.
+        weights: of the average, positive; they are scaled to sum 1.
+        coordinates: d.
+        batch_size: B, the expected units of an organization in a step.
+        steps: over which a signal in one direction adds up.
+    """
+    whole = sum(weights)
+    noise = math.sqrt(sum((weight / whole * sigma) ** 2 for weight, sigma in zip(weights, sigmas, strict=True)))
+    return noise * math.sqrt(coordinates) / batch_size / math.sqrt(steps)
+
+
+def _check_fits(plan: Plan, organization: PublicNumbers) -> None:
+    size, batch, delta = organization.public_size, plan.training.batch_size, plan.privacy.delta
+    if size < 1:
+        raise InputError(f"{organization.name}: public_size = {size}; it should be at least 1")
+    if batch > size:
+        raise InputError(
+            f"{organization.name}: training.batch_size = {batch}; it should be at most public_size = {size}"
+        )
+    if delta >= 1 / size:
+        raise InputError(
+            f"{organization.name}: privacy.delta = {delta}; it should be below 1 / public_size = {1 / size:.2g}"
+        )
+
+
+def _sigma(plan: Plan, setting: _Setting, organization: PublicNumbers) -> float | None:
+    """The noise multiplier; None where there is none: too large a batch, too many steps, too small an ε."""
+    steps = setting.rounds * plan.training.local_steps
+    if setting.batch_size > organization.public_size or steps > MOST_STEPS:
+        return None
+    rate = sample_rate(setting.batch_size, organization.public_size)
+    try:
+        sigma = noise_multiplier(setting.epsilon, plan.privacy.delta, rate, steps)
+    except ValueError:
+        return None
+    return max(sigma, organization.min_noise_multiplier)
+
+
+def _cost(plan: Plan, organization: PublicNumbers, sigma: float) -> dict[str, Any]:
+    steps = plan.training.rounds * plan.training.local_steps
+    mechanism = Mechanism(sample_rate(plan.training.batch_size, organization.public_size), sigma, steps)
+    return {
+        "name": organization.name,
+        "public_size": organization.public_size,
+        **mechanism.to_dict(),
+        "epsilon": epsilon(mechanism, plan.privacy.delta),
+        "epsilon_rdp": epsilon(mechanism, plan.privacy.delta, "rdp"),
+        "delta": plan.privacy.delta,
+    }
+
+
+def _noise_to_signal(plan: Plan, rows: Sequence[dict[str, Any]], coordinates: int) -> dict[str, Any]:
+    sigmas = [row["noise_multiplier"] for row in rows]
+    equal = plan.aggregation.weights == "equal"
+    weights = [1.0 if equal else float(row["public_size"]) for row in rows]
+    batch, steps = plan.training.batch_size, plan.training.rounds * plan.training.local_steps
+    return {
+        "step": noise_to_signal(sigmas, weights, coordinates, batch),
+        "run": noise_to_signal(sigmas, weights, coordinates, batch, steps),
+        "alone": {
+            row["name"]: noise_to_signal([sigma], [1.0], coordinates, batch)
+            for row, sigma in zip(rows, sigmas, strict=True)
+        },
+    }
+
+
+def _changes(here: _Setting) -> list[tuple[str, float]]:
+    """(what is changed, its other value), without those that change nothing."""
+    changes = []
+    for change, factor in CHANGES:
+        old = getattr(here, change)
+        value = old * factor if change == "epsilon" else max(1, round(old * factor))
+        if value != old:
+            changes.append((change, value))
+    return changes
+
+
+def _changed(here: _Setting, change: str, value: float) -> _Setting:
+    if change == "epsilon":
+        return replace(here, epsilon=value)
+    return replace(here, rounds=int(value)) if change == "rounds" else replace(here, batch_size=int(value))
+
+
+def _alternative(
+    plan: Plan,
+    here: _Setting,
+    change: str,
+    value: float,
+    organizations: Sequence[PublicNumbers],
+    sigmas: Sequence[float],
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """σ of each organization with one setting changed, and σ / B beside that of the plan."""
+    progress(f"{change} = {value:g}")
+    setting = _changed(here, change, value)
+    needed = [_sigma(plan, setting, organization) for organization in organizations]
+    return {
+        "change": change,
+        "value": value,
+        "noise_multiplier": {item.name: sigma for item, sigma in zip(organizations, needed, strict=True)},
+        "relative_noise": {
+            item.name: None if sigma is None else sigma / setting.batch_size * here.batch_size / before
+            for item, sigma, before in zip(organizations, needed, sigmas, strict=True)
+        },
+    }

@@ -1,0 +1,1 @@
+"""What coordinator and vault say to each other, typed and with bounds."""

@@ -1,0 +1,1 @@
+"""Processes, locks, addresses, logs."""

@@ -1,0 +1,70 @@
+"""Aggregation: pure functions on named tensors. Sums are in float64; the order of the updates is the caller's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common.adapter.adapter import Adapter
+
+# An update, also one that lies on disk and whose tensors are read when they are asked for.
+Tensors = Mapping[str, npt.NDArray[np.float32]]
+
+
+class RunningMean:
+    """Federated averaging (McMahan et al. 2017, https://arxiv.org/abs/1602.05629), one update at a time.
+
+    It holds one sum in float64, however many updates are folded in. Sums of floating point depend on their order:
+    fold in an order that does not depend on who answered first.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, npt.NDArray[np.float64]] = {}
+        self._weight = 0.0
+
+    def fold(self, update: Tensors, weight: float) -> None:
+        """Add an update; its weight is positive, and from public numbers only."""
+        if not self._sums:
+            self._sums = {name: np.zeros(tensor.shape) for name, tensor in update.items()}
+        for name, total in self._sums.items():
+            total += weight * update[name].astype(np.float64)
+        self._weight += weight
+
+    def result(self) -> Adapter:
+        """The weighted mean of what was folded in; there must be something."""
+        return {name: (total / self._weight).astype(np.float32) for name, total in self._sums.items()}
+
+
+def weighted_mean(updates: Sequence[Tensors], weights: Sequence[float]) -> Adapter:
+    """Federated averaging of LoRA updates.
+
+    With "ffa" the updates hold B alone and A is the same for all, so that the mean of B·A is the product of
+    the means: exact. With "fedavg" A and B are averaged separately, which is not the mean of B·A.
+
+    Args:
+        updates: of equal names and shapes, in an order that does not depend on who answered first.
+        weights: one per update, positive; from public numbers only.
+    """
+    mean = RunningMean()
+    for update, weight in zip(updates, weights, strict=True):
+        mean.fold(update, weight)
+    return mean.result()
+
+
+def add(adapter: Adapter, update: Tensors) -> Adapter:
+    """The adapter after an update."""
+    return {name: adapter[name] + update[name] for name in adapter}
+
+
+def root_mean_square(update: Mapping[str, npt.NDArray[Any]]) -> float:
+    """The norm of an update per coordinate, so that those of unequal ranks can be compared."""
+    return norm(update) / math.sqrt(max(1, sum(tensor.size for tensor in update.values())))
+
+
+def norm(update: Mapping[str, npt.NDArray[Any]]) -> float:
+    """The L2 norm of all tensors together, in float64."""
+    return float(np.sqrt(sum(np.square(tensor, dtype=np.float64).sum() for tensor in update.values())))

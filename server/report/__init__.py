@@ -1,0 +1,1 @@
+"""The privacy report: its data, verification and page."""

@@ -1,0 +1,201 @@
+"""The round loop: send the adapter, wait for the updates, aggregate, evaluate on public data, keep.
+
+It knows nothing of how organizations are reached: that is the Flower grid's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from common.adapter.adapter import Adapter
+from common.errors import InputError, Refused, SottoError
+from common.flower import codec
+from common.plan.plan import Plan
+from server.registry.members import Members
+from server.rounds.exchange import exchange
+from server.rounds.roster import Roster
+from server.rounds.strategy import LoraAveraging, Outcome, organizations_needed
+from server.run_directory.evaluation import Evaluation, write_evaluation
+from server.run_directory.run_directory import RoundLine, RunDirectory
+from server.run_directory.selection import is_over, result_line
+from server.tracking.observer import Observer
+
+Evaluator = Callable[[Adapter], Evaluation]
+
+_POLL_SECONDS = 0.05
+# How long a run that could begin waits for connected organizations that have not said who they are.
+_SETTLE_SECONDS = 15.0
+
+
+def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, observer: Observer) -> Adapter:
+    """Run the rounds that a run still lacks.
+
+    Args:
+        grid: reaches the organizations.
+        directory: of the run; its latest checkpoint is where it begins.
+        evaluate: what public data says of an adapter, if there is any.
+        observer: told of the progress.
+
+    Returns:
+        The adapter that is released after the last round; with `evaluation.patience`, that of the best evaluation.
+
+    Raises:
+        InputError: an organization trains at a rank that the plan's method cannot join.
+        SottoError: too few organizations are there or answered; the run can be resumed.
+    """
+    plan, info = directory.plan, directory.info
+    done, state = directory.latest_state()
+    registered = Members(Path(info.registry)).name_of_node if info.registry and info.authenticated else None
+    roster = Roster(grid, registered)
+    wait_for_organizations(roster, organizations_needed(plan), plan.federation.round_timeout, observer)
+    check_ranks(roster, plan)
+    lines = directory.forget_rounds_after(done)
+    if not lines:
+        found = evaluate(state.released) if evaluate else Evaluation()
+        lines.append(RoundLine(0, {}, metrics=found.metrics))
+        write_evaluation(directory, 0, found)
+        directory.append_round(lines[-1])
+        observer.finished(lines[-1])
+    strategy = LoraAveraging(directory, roster, state)
+    stated: set[str] = set()
+    for number in range(done + 1, plan.training.rounds + 1):
+        if is_over(plan, lines):
+            break
+        line = _run_round(number, grid, directory, strategy, observer)
+        is_due = evaluate is not None and plan.is_evaluated_after(number)
+        found = evaluate(strategy.state.released) if evaluate and is_due else Evaluation()
+        lines.append(replace(line, metrics=found.metrics))
+        if result_line(plan, lines) is lines[-1]:
+            write_evaluation(directory, number, found)
+        directory.append_round(lines[-1])
+        # The checkpoint comes last: it is what makes the round count when the run is resumed.
+        directory.write_checkpoint(number, strategy.state)
+        observer.finished(lines[-1])
+        if info.private and not stated.issuperset(strategy.outcome.answered):
+            # The whole run is charged by now: what it cost is known even if it never ends.
+            stated |= collect_statements(grid, directory, roster)
+    if info.private:
+        collect_statements(grid, directory, roster)
+    return directory.checkpoint(result_line(plan, lines).round)
+
+
+def _run_round(
+    number: int,
+    grid: Grid,
+    directory: RunDirectory,
+    strategy: LoraAveraging,
+    observer: Observer,
+) -> RoundLine:
+    """One more round of the strategy's; what `rounds.jsonl` says of it, without metrics."""
+    federation, roster = directory.plan.federation, strategy.roster
+    # Whose relay just died is away for seconds. A round without enough organizations would end the run.
+    needed = organizations_needed(directory.plan)
+    wait_for_organizations(roster, needed, federation.round_timeout, observer, settle=0.0)
+    start = time.monotonic()
+    asked = list(roster.nodes)
+    observer.started(asked, number - 1)
+    arrays = codec.adapter_record(strategy.state.adapter)
+    requests = dict(zip(asked, strategy.configure_train(number, arrays, ConfigRecord(), grid), strict=True))
+    bytes_up: dict[str, int] = {}
+
+    def arriving() -> Iterator[Message]:
+        """Each answer is taken in and forgotten before the next one is looked for."""
+        for name, reply in exchange(grid, roster, requests, federation.round_timeout, enough=needed):
+            bytes_up[name] = codec.payload_size(reply.content)
+            observer.answered(name)
+            yield reply
+
+    aggregated, _ = strategy.aggregate_train(number, arriving())
+    seconds = time.monotonic() - start
+    outcome = strategy.outcome
+    outcome.refused |= {name: f"no answer within {seconds:.0f} seconds" for name in asked if name not in bytes_up}
+    if aggregated is None:
+        raise SottoError(_too_few(number, outcome))
+    return RoundLine(
+        round=number,
+        organizations={"asked": asked, "answered": outcome.answered, "refused": outcome.refused},
+        bytes_up=sum(bytes_up.values()),
+        bytes_down=sum(codec.payload_size(request.content) for request in requests.values()),
+        seconds=round(seconds, 3),
+    )
+
+
+def wait_for_organizations(
+    roster: Roster, needed: int, timeout: float, observer: Observer, settle: float | None = None
+) -> None:
+    """Wait until enough organizations are connected and have said who they are.
+
+    Args:
+        roster: sees who is connected.
+        needed: how many are enough.
+        timeout: seconds to wait for them at most.
+        observer: told who is there while too few are.
+        settle: seconds to wait at most for those beyond who have not said who they are; 15 without it.
+
+    Raises:
+        SottoError: too few came in time, or two have one name.
+    """
+    patience = _SETTLE_SECONDS if settle is None else settle
+    begin = time.monotonic()
+    told: list[str] | None = None
+    while time.monotonic() - begin < timeout:
+        roster.look()
+        names = list(roster.nodes)
+        if len(names) >= needed and (roster.settled or time.monotonic() - begin >= patience):
+            return
+        if names != told:
+            told = names
+            observer.waiting(names, needed)
+        time.sleep(_POLL_SECONDS)
+    reasons = "; ".join(f"a node does not say who it is: {reason}" for reason in roster.silent.values())
+    raise SottoError(
+        f"{len(roster.nodes)} organizations are connected; the plan needs {needed}"
+        + (f" ({reasons})" if reasons else "")
+    )
+
+
+def check_ranks(roster: Roster, plan: Plan) -> None:
+    """Make sure, before any is asked to spend, that the plan can join the ranks of those who are there.
+
+    Raises:
+        InputError: it cannot; names the first organization.
+    """
+    for name in roster.nodes:
+        reason = plan.lora.refusal(roster.described[name].max_rank)
+        if reason is not None:
+            raise InputError(f"{name} trains at {reason} (aggregation.method = {plan.aggregation.method!r})")
+
+
+def collect_statements(grid: Grid, directory: RunDirectory, roster: Roster) -> set[str]:
+    """Ask each organization what the run costs it, and keep what it says.
+
+    Returns:
+        The names of those that stated something.
+    """
+    timeout = directory.plan.federation.round_timeout
+    query = codec.pack_query(directory.info.run)
+    queries = {name: Message(query, node, codec.STATEMENT, ttl=timeout) for name, node in roster.nodes.items()}
+    stated = set()
+    for name, reply in exchange(grid, roster, queries, timeout, enough=0):
+        try:
+            statement = codec.unpack_statement(reply.content)
+        except (Refused, codec.MessageError):
+            continue  # it took part in no round, so that the run cost it nothing
+        if statement.organization == name:
+            directory.write_statement(statement)
+            directory.registry.note(name, statement.head)
+            stated.add(name)
+    return stated
+
+
+def _too_few(number: int, outcome: Outcome) -> str:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(outcome.refused.items()))
+    return f"round {number}: {len(outcome.answered)} organizations answered, the plan needs {outcome.needed}" + (
+        f" ({reasons})" if reasons else ""
+    )

@@ -1,0 +1,1 @@
+"""The server that organizations reach: SuperLink, TLS gateway, certificates, nodes."""

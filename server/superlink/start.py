@@ -1,0 +1,218 @@
+"""`sotto server start`: Flower's SuperLink on loopback and the door before it, kept running."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import Field
+
+from common.errors import InputError, SottoError
+from common.keys.files import write_new
+from common.settings import SettingsFile
+from common.system.bell import Bell
+from common.system.lock import Held, exclusive
+from common.system.logs import warn
+from common.system.network import Address, any_address, loopback_address
+from common.system.processes import FLOWER_ENVIRONMENT, Supervisor
+from server.registry.registry import Registry
+from server.superlink.database import Watch
+
+_READY_SECONDS = 60.0
+
+
+class Server(SettingsFile):
+    """The coordinator's server. Paths are relative to this file."""
+
+    address: str = Field(default="127.0.0.1:8443", examples=["0.0.0.0:8443"])
+    """Where organizations reach it: TLS, for registered node keys only. 0.0.0.0 is all networks."""
+    certificate: str = "certs/server.pem"
+    """Its certificate, in PEM format; `sotto server certs` makes one."""
+    key: str = "certs/server.key"
+    """The certificate's key."""
+    superlink: str = "127.0.0.1:8000"
+    """Where Flower's SuperLink listens behind it. Whoever reaches this can submit runs: this machine only."""
+    folder: str = "superlink"
+    """The SuperLink's database, logs and home, and who is registered. It holds noised updates: keep it to
+    yourself."""
+    insecure: bool = False
+    """For trying things out on one machine: without TLS and keys the SuperLink itself listens at `address`."""
+
+    @property
+    def database(self) -> Path:
+        """The SuperLink's database."""
+        return self.path(self.folder) / "state.db"
+
+    @property
+    def bells(self) -> tuple[Path, Path]:
+        """They ring when the database changes, one for the door and one for the SuperExec."""
+        folder = self.path(self.folder)
+        return folder / "door.bell", folder / "superexec.bell"
+
+    @property
+    def registry(self) -> Path:
+        """Folder of the registered organizations."""
+        return self.path(self.folder) / "organizations"
+
+    def without_tls(self) -> Server:
+        """The same, but without TLS and keys, as `--insecure` asks."""
+        return self.model_copy(update={"insecure": True})
+
+    def organizations(self) -> Registry:
+        """The registered organizations."""
+        return Registry(self.registry)
+
+    @property
+    def listens_at(self) -> Address:
+        """Where organizations reach it, checked.
+
+        Raises:
+            InputError: it is no address, or without TLS not this machine's alone.
+        """
+        if self.insecure:
+            return loopback_address(self.address, "address", "without TLS it stays on this machine")
+        return any_address(self.address, "address")
+
+    @property
+    def superlink_at(self) -> Address:
+        """Where the SuperLink listens, checked.
+
+        Raises:
+            InputError: it is no address, not this machine's alone, or the door's.
+        """
+        if self.insecure:
+            return self.listens_at
+        why = "the SuperLink serves everybody who reaches it and stays on this machine"
+        behind, door = loopback_address(self.superlink, "superlink", why), self.listens_at
+        if behind.port == door.port:
+            raise InputError(f"superlink = {self.superlink!r}: it should be another port than that of address")
+        return behind
+
+
+def serve(server: Server, report: Callable[[str], None]) -> None:
+    """Keep a SuperLink and its door running until SIGTERM or SIGINT.
+
+    Args:
+        server: where and with what.
+        report: told in one line when they are ready.
+
+    Raises:
+        InputError: the port or the folder is in use, or the certificate is none.
+        SottoError: it does not start.
+    """
+    superlink, door, folder = server.superlink_at, server.listens_at, server.path(server.folder)
+    if not server.insecure:
+        _check_certificate(server.path(server.certificate), server.path(server.key))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with exclusive(folder / "superlink"), Supervisor(warn) as supervisor:
+            for key, address in {"superlink": superlink, "address": door}.items():
+                if local(address).is_open():
+                    raise InputError(f"{key} = {address}: another program listens there; choose another port")
+            watch = Watch(server.database, [Bell.hang(path) for path in server.bells])
+            log = folder / "superlink.log"
+            _start_superlink(server, supervisor, log)
+            _wait(supervisor, lambda: is_ready(superlink), "SuperLink", log)
+            if not server.insecure and not supervisor.told_to_end:
+                _open_door(server, supervisor, folder / "door.log")
+            if not supervisor.told_to_end:
+                report(f"the server is ready at {door}; its logs are in {folder}")
+            supervisor.run(watch)
+    except Held as held:
+        raise InputError(f"folder = {folder}: another server, process {held.holder}, uses it") from None
+
+
+def _start_superlink(server: Server, supervisor: Supervisor, log: Path) -> None:
+    """Start the SuperLink, and the SuperExec that starts a ServerApp for each run.
+
+    Flower would start the SuperExec itself, and not again when it dies. It shares a secret with the SuperLink, so
+    that no other program of this machine is given a ServerApp's part.
+    """
+    address, folder = server.superlink_at, server.path(server.folder)
+    secret = folder / "superexec.secret"
+    secret.unlink(missing_ok=True)
+    write_new(secret, secrets.token_hex(32).encode(), 0o600)
+    shared = ["--insecure", "--superexec-auth-secret-file", str(secret)]
+    environment = _environment(folder)
+    link = [str(Path(sys.executable).parent / "flower-superlink"), *shared, "--isolation", "process"]
+    link += ["--host", address.host, "--port", str(address.port), "--database", str(server.database)]
+    supervisor.start("SuperLink", link, environment, log, takes_along="SuperExec")
+    executor = [*_program("superexec"), str(server.database), str(server.bells[1]), *shared]
+    executor += ["--runtime-api-address", str(address)]
+    supervisor.start("SuperExec", executor, environment, log)
+
+
+def _program(name: str) -> list[str]:
+    return [sys.executable, "-P", "-m", f"server.{name}"]
+
+
+def _open_door(server: Server, supervisor: Supervisor, log: Path) -> None:
+    # Flower takes a second to load: the mistakes that can be made are told before.
+    from server.superlink.nodes import synchronize
+
+    synchronize(server.organizations(), server.superlink_at)
+    arguments = [server.listens_at, server.path(server.certificate), server.path(server.key)]
+    arguments += [server.superlink_at, server.registry, server.database, server.bells[0]]
+    supervisor.start("door", [*_program("door"), *map(str, arguments)], FLOWER_ENVIRONMENT, log)
+    _wait(supervisor, local(server.listens_at).is_open, "door", log)
+
+
+def _wait(supervisor: Supervisor, ready: Callable[[], bool], name: str, log: Path) -> None:
+    if not supervisor.wait_for(ready, _READY_SECONDS) and not supervisor.told_to_end:
+        raise SottoError(f"the {name} is not ready in time; see {log}")
+
+
+def local(address: Address) -> Address:
+    """Where this machine reaches a listener of its own."""
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to be found, not to listen
+    return Address(anywhere.get(address.host, address.host), address.port)
+
+
+def _check_certificate(certificate: Path, key: Path) -> None:
+    """Raise an `InputError` unless these are a certificate and its key."""
+    for path in (certificate, key):
+        if not path.is_file():
+            raise InputError(
+                f"{path}: there is no such file; make it with: sotto server certs {certificate.parent} "
+                "--host NAME, or try things out on this machine alone with --insecure"
+            )
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        reason = getattr(error, "reason", None) or error.strerror
+        raise InputError(f"{certificate} and {key}: not a certificate and its key: {reason}") from None
+    if key.stat().st_mode & 0o007:
+        raise InputError(f"{key}: everybody may read or write it; run: chmod 600 {key}")
+
+
+def apply_registry(server: Server) -> None:
+    """Tell the SuperLink who is registered, if it runs; otherwise it learns it when it starts.
+
+    Raises:
+        SottoError: it runs and refuses.
+    """
+    if not server.insecure and is_ready(server.superlink_at):
+        from server.superlink.nodes import synchronize
+
+        synchronize(server.organizations(), server.superlink_at)
+
+
+def is_ready(address: Address) -> bool:
+    """Whether a SuperLink answers there."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/health", timeout=2) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    # Flower starts its own programs by name.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**FLOWER_ENVIRONMENT, "FLWR_HOME": str(folder / "home"), "PATH": path}

@@ -1,0 +1,96 @@
+"""What a finished run prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from common.system import logs
+from common.untrusted import printable, printable_lines
+from server.run_directory.run_directory import RunDirectory
+from server.run_directory.selection import choice, result_line
+from server.run_directory.traffic import compressed_share, traffic
+
+
+def print_summary(
+    directory: RunDirectory,
+    report: dict[str, Any],
+    console: Console,
+    answers: Sequence[tuple[str, str, str]] = (),
+) -> None:
+    """Cost per organization, quality before and after, bytes, answers, and where everything lies.
+
+    Args:
+        directory: of the run.
+        report: its privacy report.
+        console: where to print.
+        answers: (prompt, answer of the base model, answer after the run).
+    """
+    if logs.is_json():
+        logs.report("the run is complete", _result(directory, report))
+        return
+    _print_cost(report, console)
+    _print_quality(directory, console)
+    for prompt, before, after in answers:
+        console.print(f"\n[bold]{escape(prompt)}[/bold]")
+        console.print(f"  before  {escape(printable_lines(before))}", highlight=False)
+        console.print(f"  after   [green]{escape(printable_lines(after))}[/green]", highlight=False)
+    path = directory.path
+    console.print(f"\nadapter         {path / 'adapter'}", highlight=False, soft_wrap=True)
+    console.print(f"privacy report  {path / 'privacy' / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"rounds          {path / 'rounds.jsonl'}", highlight=False, soft_wrap=True)
+
+
+def _result(directory: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
+    """For machines; the rest stands in the files."""
+    costs = {
+        item["name"]: {"epsilon": item["epsilon"], "delta": item["delta"]} for item in report["organizations"]
+    }
+    rounds = directory.rounds()
+    counts = {"rounds": rounds[-1].round, "result_round": result_line(directory.plan, rounds).round}
+    return {"run": report["run"], "directory": str(directory.path), **counts, "costs": costs}
+
+
+def _print_cost(report: dict[str, Any], console: Console) -> None:
+    if not report["organizations"]:
+        console.print("[red]trained without privacy: ε is infinite[/red]")
+        return
+    table = Table("organization", "public size", "rate q", "noise σ", "steps", "ε", "δ")
+    for item in report["organizations"]:
+        mechanism = item["mechanisms"][0]
+        table.add_row(
+            escape(printable(item["name"], 40)),
+            str(item["public_size"]),
+            f"{mechanism['sample_rate']:.4f}",
+            f"{mechanism['noise_multiplier']:.3f}",
+            str(mechanism["steps"]),
+            f"{item['epsilon']:.3f}",
+            f"{item['delta']:g}",
+        )
+    console.print(table)
+
+
+def _print_quality(directory: RunDirectory, console: Console) -> None:
+    rounds = directory.rounds()
+    moved = traffic(rounds, directory.info.shapes)
+    result = result_line(directory.plan, rounds)
+    first, last = rounds[0].metrics, result.metrics
+    name, _ = directory.plan.task.headline
+    if name in last:
+        console.print(
+            f"{name} on the public data: [bold]{first[name]:.4g}[/bold] before, "
+            f"[bold]{last[name]:.4g}[/bold] after {result.round} rounds",
+            highlight=False,
+        )
+    if said := choice(directory.plan, rounds, private=directory.info.private):
+        console.print(said, highlight=False)
+    share = compressed_share(directory)
+    console.print(
+        f"sent: {moved.up / 1e6:.1f} MB of noised updates up, {moved.down / 1e6:.1f} MB of adapters down"
+        + ("" if share is None else f", {share:.1%} of float32 A and B both ways"),
+        highlight=False,
+    )

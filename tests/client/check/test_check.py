@@ -1,0 +1,312 @@
+"""`sotto client check`: a healthy organization, keys, ledger, plan and socket; nothing is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from transformers import AutoTokenizer
+
+from client.check.check import GROUPS
+from client.check.ledger import check_ledger
+from client.relay.vault_client import RemoteVault
+from client.vault.policy.approval import Approvals
+from client.vault.policy.organization import Organization
+from common.keys.statement_key import StatementKey, key_fingerprint
+from tests.client.check.checking import (
+    change,
+    key_of,
+    ledger_of,
+    look,
+    not_ok,
+    reserve,
+    snapshot,
+    write_plan,
+)
+from tests.client.vaults import VaultProcess, open_vault, request_for, write_organization
+from tests.conftest import Cli, MakePlan
+from tests.waiting import LONG, wait_until
+
+
+@pytest.fixture
+def path(tmp_path: Path, tiny_base: Path) -> Path:
+    return write_organization(tmp_path / "st-mary", tiny_base)
+
+
+@pytest.fixture
+def cli(cli: Cli) -> Cli:
+    """Runs `sotto client check`."""
+    return partial(cli, "client", "check")
+
+
+# All is well
+
+
+def test_a_healthy_organization_has_nothing_to_look_at(path: Path, make_plan: MakePlan, cli: Cli) -> None:
+    plan = write_plan(path.parent, make_plan())
+    open_vault(path).train(request_for(make_plan()))
+    code, printed, errors = cli(path, "--plan", plan, "--json")
+    assert (code, errors) == (0, "")
+    values = json.loads(printed)
+    assert list(values) == ["organization", "checks", "ok"]
+    assert (values["organization"], values["ok"]) == ("st-mary", True)
+    assert all(list(one) == ["group", "name", "state", "text"] for one in values["checks"])
+    assert {one["state"] for one in values["checks"]} == {"ok"}
+    groups = [one["group"] for one in values["checks"]]
+    assert list(dict.fromkeys(groups)) == list(GROUPS)
+    assert groups == sorted(groups, key=GROUPS.index)
+    code, lines, errors = cli(path, "--plan", plan)
+    assert (code, errors) == (0, "")
+    *lines, last = lines.splitlines()
+    assert [line.split()[:2] for line in lines] == [["ok", group] for group in groups]
+    assert last == f"st-mary: nothing wrong, 0 to look at, {len(groups)} looked at"
+
+
+def test_it_says_which_model_which_key_and_what_is_left(path: Path, tiny_base: Path, make_plan: MakePlan) -> None:
+    plan = make_plan()
+    request = request_for(plan)
+    open_vault(path).train(request)
+    found = look(path, plan)
+    # Two layers of 32 wide: four attention matrices, three of 48, two norms; the embedding, tied, and a last norm.
+    vocabulary = len(AutoTokenizer.from_pretrained(tiny_base))
+    layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32
+    model = found["model", str(tiny_base)].text
+    assert f"{vocabulary * 32 + 2 * layer + 32:,} parameters, stored as float32" in model
+    assert f"fingerprint as float32: {request.fingerprint[:12]}" in model
+    public = StatementKey.read(path.parent / "keys" / "statement.key").public
+    assert key_fingerprint(public) in found["ledger", "statement key"].text
+    assert "sound: 3 chained entries, 1 runs" in found["ledger", "ledger"].text
+    assert "spent 0, reserved 7.9" in found["ledger", "budget"].text
+    assert "4 steps at rate 0.2 with noise σ = " in found["plan", "cost"].text
+
+
+def test_before_the_vault_ever_started_there_is_no_ledger_and_that_is_well(path: Path) -> None:
+    found = look(path)
+    assert not_ok(found) == {}
+    assert "the vault makes it" in found["ledger", "ledger"].text
+    assert ("ledger", "budget") not in found
+
+
+def test_nothing_on_disk_changes(path: Path, tiny_base: Path, make_plan: MakePlan, cli: Cli) -> None:
+    plan = write_plan(path.parent, make_plan())
+    for _ in range(2):  # without a ledger, and with one
+        before = snapshot(path.parent, tiny_base)
+        assert cli(path, "--plan", plan)[0] == 0
+        assert snapshot(path.parent, tiny_base) == before
+        open_vault(path).train(request_for(make_plan()))
+
+
+def test_a_vault_that_trains_meanwhile_is_not_disturbed(path: Path, make_plan: MakePlan) -> None:
+    plan = make_plan(training={"rounds": 1, "local_steps": 60})
+    with (
+        VaultProcess(path).wait_ready() as vault,
+        ThreadPoolExecutor(1) as caller,
+        RemoteVault(path.parent / "vault.sock", LONG, LONG) as asked,
+    ):
+        answer = caller.submit(asked.train, request_for(plan))
+        wait_until(lambda: ", 1 runs," in ledger_line(path), "the reservation")
+        assert not_ok(look(path, make_plan(training={"rounds": 1}))) == {}
+        assert answer.result(LONG).update
+        assert vault.process.poll() is None
+        assert vault.errors.read_text() == ""
+
+
+def ledger_line(path: Path) -> str:
+    """What is found of the ledger."""
+    return next(one.text for one in check_ledger(Organization.read(path)) if one.name == "ledger")
+
+
+def test_a_vault_that_has_begun_to_write_is_not_waited_for(path: Path, make_plan: MakePlan) -> None:
+    reserve(path, 1.0)
+    ledger = ledger_of(path)
+    with ledger._transaction():
+        ledger._chain.append({"kind": "nothing yet"})
+        assert not_ok(look(path, make_plan())) == {}
+
+
+# Key, ledger, plan
+
+
+def open_to_all(path: Path) -> None:
+    key_of(path).chmod(0o644)
+
+
+def of_another_kind(path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    key_of(path).write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+
+
+def removed(path: Path) -> None:
+    key_of(path).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(open_to_all, "run: chmod 600"), (of_another_kind, "not an Ed25519 key"), (removed, "sotto client keys")],
+)
+def test_a_statement_key_that_cannot_be_used_is_wrong(
+    path: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    spoil(path)
+    found = look(path)
+    assert not_ok(found) == {"ledger statement key": "wrong"}
+    assert said in found["ledger", "statement key"].text
+
+
+def test_another_key_than_the_ledgers_is_wrong(path: Path) -> None:
+    reserve(path, 1.0)
+    removed(path)
+    StatementKey.generate().write(key_of(path))
+    found = look(path)
+    assert not_ok(found) == {"ledger ledger's key": "wrong"}
+    assert "put the key back" in found["ledger", "ledger's key"].text
+
+
+def changed_entry(path: Path) -> None:
+    with sqlite3.connect(path.parent / "ledger.db") as database:
+        database.execute("DROP TRIGGER chain_no_UPDATE")
+        database.execute("UPDATE chain SET entry = replace(entry, '1.0', '0.1') WHERE number = 1")
+
+
+def changed_signature(path: Path) -> None:
+    with sqlite3.connect(path.parent / "ledger.db") as database:
+        database.execute("DROP TRIGGER chain_no_UPDATE")
+        database.execute("UPDATE chain SET signature = ? WHERE number = 1", ("00" * 64,))
+
+
+def no_database(path: Path) -> None:
+    (path.parent / "ledger.db").write_bytes(b"garbage" * 100)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (changed_entry, "entry 1 of the ledger was changed or removed"),
+        (changed_signature, "is not signed with its key"),
+        (no_database, "cannot be used as a ledger"),
+    ],
+)
+def test_a_ledger_that_is_not_sound_is_wrong(
+    path: Path, make_plan: MakePlan, spoil: Callable[[Path], None], said: str
+) -> None:
+    reserve(path, 1.0)
+    spoil(path)
+    found = look(path, make_plan())
+    assert not_ok(found)["ledger ledger"] == "wrong"
+    assert said in found["ledger", "ledger"].text
+    # What a plan would cost cannot be told without it.
+    assert said in found["plan", "cost"].text
+
+
+def test_a_budget_that_is_used_up_is_noticed(path: Path, make_plan: MakePlan) -> None:
+    reserve(path, 20.0)
+    found = look(path, make_plan())
+    assert not_ok(found) == {"ledger budget": "warning", "plan cost": "wrong"}
+    assert "the lifetime budget does not cover it" in found["plan", "cost"].text
+
+
+def test_a_plan_beyond_the_policy_is_wrong(path: Path, make_plan: MakePlan) -> None:
+    found = look(path, make_plan(privacy={"epsilon": 9.0}))
+    assert not_ok(found) == {"plan policy": "wrong"}
+    assert "privacy.epsilon = 9.0; a run may cost 8.0 at most" in found["plan", "policy"].text
+    assert ("plan", "cost") not in found
+
+
+def test_a_rank_of_its_own_is_said(path: Path, make_plan: MakePlan) -> None:
+    change(path, vault={"max_rank": 2})
+    plan = make_plan(lora={"rank": 4, "min_rank": 1}, aggregation={"method": "svd"})
+    found = look(path, plan)
+    assert found["plan", "policy"].text.endswith("in a run; trained at rank 2 of the plan's 4")
+    assert found["device", "training"].state == "ok"
+
+
+def test_a_plan_that_is_not_approved_is_said_and_not_recorded(path: Path, make_plan: MakePlan) -> None:
+    change(path, policy={"plans": "approved"})
+    found = look(path, make_plan())
+    assert not_ok(found) == {"plan approval": "warning"}
+    assert "sotto client approve" in found["plan", "approval"].text
+    approvals = Approvals(path.parent / "approved-plans.txt")
+    assert make_plan() not in approvals
+    approvals.add(make_plan())
+    assert not_ok(look(path, make_plan())) == {}
+
+
+# Socket
+
+
+def test_a_socket_path_that_is_too_long_is_wrong(path: Path) -> None:
+    found = look(change(path, vault={"socket": "s" * 108}))
+    assert not_ok(found) == {"connection socket": "wrong"}
+    assert "the system allows 107" in found["connection", "socket"].text
+
+
+def test_a_socket_folder_that_everybody_may_write_is_wrong(path: Path) -> None:
+    (path.parent / "run").mkdir()
+    (path.parent / "run").chmod(0o777)
+    found = look(change(path, vault={"socket": "run/vault.sock"}))
+    assert not_ok(found) == {"connection socket": "wrong"}
+    assert "chmod o-w" in found["connection", "socket"].text
+
+
+def test_a_socket_group_has_to_be_there_and_to_reach_the_socket(path: Path) -> None:
+    import grp
+
+    own = grp.getgrgid(os.getgid()).gr_name
+    (path.parent / "run").mkdir(mode=0o700)
+    change(path, vault={"socket": "run/vault.sock", "group": "no-such-group"})
+    assert not_ok(look(path)) == {"connection socket's group": "wrong"}
+    change(path, vault={"group": own})
+    found = look(path)
+    assert not_ok(found) == {"connection socket's group": "wrong"}
+    assert "may not pass through" in found["connection", "socket's group"].text
+    (path.parent / "run").chmod(0o710)
+    assert not_ok(look(path)) == {}
+
+
+# Exit codes
+
+
+def test_what_is_wrong_is_exit_code_1_and_a_warning_is_not(path: Path, cli: Cli) -> None:
+    change(path, data={"public_size": 30})
+    code, printed, _ = cli(path)
+    assert code == 0
+    assert "\nst-mary: nothing wrong, 1 to look at" in printed
+    open_to_all(path)
+    code, printed, errors = cli(path)
+    assert (code, errors) == (1, "")
+    assert "\nwrong   ledger     statement key: " in printed
+    assert "\nst-mary: 1 wrong, 1 to look at" in printed
+    assert json.loads(cli(path, "--json")[1])["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.unlink(), "there is no such file"),
+        (lambda path: path.write_text("name = "), "not valid TOML"),
+        (lambda path: path.write_text('nam = "st-mary"\n'), "did you mean 'name'?"),
+    ],
+)
+def test_a_file_that_cannot_be_read_as_settings_is_exit_code_2(
+    path: Path, make_plan: MakePlan, cli: Cli, spoil: Callable[[Path], None], said: str
+) -> None:
+    plan = write_plan(path.parent, make_plan())
+    spoil(plan)
+    code, printed, errors = cli(path, "--plan", plan)
+    assert (code, printed) == (2, "")
+    assert said in errors
+    assert len(errors.splitlines()) == 1
+    spoil(path)
+    assert cli(path)[0] == 2

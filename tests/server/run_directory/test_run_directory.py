@@ -1,0 +1,308 @@
+"""A run directory: what was completed is found again, whatever a crash left beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.adapter.adapter import Adapter, to_bytes
+from common.errors import InputError
+from common.plan.aggregation import Aggregation
+from common.plan.plan import Plan
+from common.privacy.mechanism import Mechanism
+from common.protocol.statement import Head, Lifetime, Statement
+from common.settings import validate
+from server.aggregation.optimizers import ServerState
+from server.run_directory.run_directory import RoundLine, RunDirectory, RunInfo, ensure_free, new_run_id
+
+A, B = "q_proj.lora_A.weight", "q_proj.lora_B.weight"
+SHAPES = {A: (2, 6), B: (4, 2)}
+PLAN = validate(
+    {
+        "name": "triage",
+        "model": {"base": "base"},
+        "training": {"rounds": 3, "batch_size": 8},
+        "privacy": {"epsilon": 8.0, "delta": 1e-5},
+    },
+    Plan,
+    "the test's plan",
+)
+INFO = RunInfo("triage-2026-11-22-1a2b3c4d", PLAN.digest(), "/models/base", "ab" * 32, SHAPES, private=True)
+
+
+def adapter(value: float) -> Adapter:
+    """With ffa, which is the default, B alone travels."""
+    return {B: np.full(SHAPES[B], value, np.float32)}
+
+
+def created(path: Path) -> RunDirectory:
+    return RunDirectory.create(path, INFO, PLAN, adapter(0))
+
+
+def line(number: int) -> RoundLine:
+    organizations = {"asked": ["a", "b"], "answered": ["a"], "refused": {"b": "budget"}}
+    return RoundLine(number, organizations, 10 * number, 20, 0.5, {"perplexity": 3.25})
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        ensure_free(path)
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    return text
+
+
+# Made and found again
+
+
+def test_a_run_that_was_created_is_opened_as_it_was(tmp_path: Path) -> None:
+    created(tmp_path / "runs" / "one")
+    directory = RunDirectory.open(tmp_path / "runs" / "one")
+    assert directory.info == INFO
+    assert directory.plan.digest() == PLAN.digest()
+    assert directory.trained_shapes == {B: (4, 2)}
+    number, start = directory.latest_checkpoint()
+    assert number == 0
+    assert list(start) == [B]
+    assert not start[B].any()
+
+
+def test_a_second_run_in_one_directory_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    created(tmp_path).append_round(line(0))
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=INFO.run):
+        created(tmp_path)
+    assert tree(tmp_path) == before
+
+
+def test_a_start_that_was_interrupted_holds_no_run_and_can_be_made_again(tmp_path: Path) -> None:
+    created(tmp_path)
+    (tmp_path / "run.json").rename(tmp_path / "run.json.part")
+    with pytest.raises(InputError, match="holds no run"):
+        RunDirectory.open(tmp_path)
+    created(tmp_path)
+    assert RunDirectory.open(tmp_path).latest_checkpoint()[0] == 0
+
+
+def test_a_directory_without_a_run_cannot_be_opened(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(InputError, match="holds no run"):
+            RunDirectory.open(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"run": "a"}', '{"shapes": []}', '{"shapes": {"a": 5}}']
+)
+def test_a_broken_description_of_the_run_is_an_input_error(tmp_path: Path, text: str) -> None:
+    created(tmp_path)
+    (tmp_path / "run.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be read"):
+        RunDirectory.open(tmp_path)
+
+
+def test_run_ids_are_the_name_the_date_and_eight_hexadecimal_digits() -> None:
+    ids = {new_run_id("triage") for _ in range(50)}
+    assert len(ids) == 50
+    assert all(re.fullmatch(r"triage-\d{4}-\d\d-\d\d-[0-9a-f]{8}", run) for run in ids)
+
+
+# A free place
+
+
+def test_a_new_and_an_empty_directory_are_free(tmp_path: Path) -> None:
+    ensure_free(tmp_path / "new")
+    ensure_free(tmp_path)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    assert "is a file" in refusal(tmp_path / "file")
+    assert "is not empty" in refusal(tmp_path)
+    created(tmp_path / "run")
+    text = refusal(tmp_path / "run")
+    assert INFO.run in text
+    assert "--resume" in text
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("numbers", [[1], [9, 10], [99, 100, 101], [999, 1000], [9999, 10_000]])
+def test_the_latest_checkpoint_is_that_of_the_last_round(tmp_path: Path, numbers: list[int]) -> None:
+    directory = created(tmp_path)
+    for number in numbers:
+        directory.write_checkpoint(number, ServerState(adapter(number)))
+    number, latest = RunDirectory.open(tmp_path).latest_checkpoint()
+    assert number == numbers[-1]
+    assert (latest[B] == numbers[-1]).all()
+
+
+def test_a_checkpoint_that_was_interrupted_does_not_count_and_is_not_in_the_way(tmp_path: Path) -> None:
+    directory = created(tmp_path)
+    directory.write_checkpoint(1, ServerState(adapter(1)))
+    part = tmp_path / "checkpoints" / "round-0002.part"
+    part.mkdir()
+    (part / "adapter.safetensors").write_bytes(b"half")
+    assert RunDirectory.open(tmp_path).latest_checkpoint()[0] == 1
+    directory.write_checkpoint(2, ServerState(adapter(2)))
+    number, latest = RunDirectory.open(tmp_path).latest_checkpoint()
+    assert (number, latest[B][0, 0]) == (2, 2.0)
+    assert not part.exists()
+
+
+def test_a_round_that_is_run_again_replaces_its_checkpoint(tmp_path: Path) -> None:
+    directory = created(tmp_path)
+    directory.write_checkpoint(1, ServerState(adapter(1)))
+    directory.write_checkpoint(1, ServerState(adapter(7)))
+    assert (directory.latest_checkpoint()[1][B] == 7).all()
+    state = json.loads((tmp_path / "checkpoints" / "round-0001" / "state.json").read_bytes())
+    assert state == {"run": INFO.run, "round": 1}
+
+
+ADAM = {"server_optimizer": "fedadam", "server_learning_rate": 0.1, "average": 0.9}
+
+
+def with_optimizer(path: Path) -> tuple[RunDirectory, ServerState]:
+    plan = PLAN.model_copy(update={"aggregation": Aggregation.model_validate(ADAM)})
+    directory = RunDirectory.create(path, INFO, plan, adapter(0))
+    state = ServerState(*(adapter(value) for value in (1.0, -2.0, 3.0, 4.0)))
+    directory.write_checkpoint(1, state)
+    return directory, state
+
+
+def test_the_state_of_the_server_is_found_again(tmp_path: Path) -> None:
+    directory, state = with_optimizer(tmp_path)
+    number, found = directory.latest_state()
+    assert number == 1
+    for part in ("adapter", "momentum", "variance", "average"):
+        assert (getattr(found, part)[B] == getattr(state, part)[B]).all(), part
+    assert (directory.latest_checkpoint()[1][B] == 4.0).all(), "the average is what is released"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("optimizer.safetensors", None, "holds no server optimizer of this run"),
+        ("optimizer.safetensors", b"garbage", "holds no server optimizer of this run"),
+        ("optimizer.safetensors", to_bytes(adapter(1)), "holds no server optimizer of this run"),
+        (
+            "optimizer.safetensors",
+            to_bytes({f"{part}/{B}": adapter(-1.0)[B] for part in ("momentum", "variance", "average")}),
+            "a variance is negative",
+        ),
+        ("state.json", None, "holds no round of this run"),
+        ("state.json", b"{}", "cannot be read"),
+        ("state.json", json.dumps({"run": INFO.run, "round": 2}).encode(), "another run or round"),
+        ("state.json", json.dumps({"run": "x", "round": 1}).encode(), "another run or round"),
+        ("state.json", json.dumps({"run": INFO.run, "round": True}).encode(), "cannot be read"),
+    ],
+)
+def test_a_state_that_is_not_this_runs_is_an_input_error(
+    tmp_path: Path, file: str, content: bytes | None, said: str
+) -> None:
+    directory, _ = with_optimizer(tmp_path)
+    path = tmp_path / "checkpoints" / "round-0001" / file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=said) as caught:
+        directory.latest_state()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_without_checkpoints_is_an_input_error(tmp_path: Path) -> None:
+    directory = created(tmp_path)
+    for file in (tmp_path / "checkpoints" / "round-0000").iterdir():
+        file.unlink()
+    (tmp_path / "checkpoints" / "round-0000").rmdir()
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        directory.latest_checkpoint()
+
+
+# Lines of rounds
+
+
+def test_lines_come_back_in_their_order(tmp_path: Path) -> None:
+    directory = created(tmp_path)
+    assert directory.rounds() == []
+    for number in range(3):
+        directory.append_round(line(number))
+    assert RunDirectory.open(tmp_path).rounds() == [line(0), line(1), line(2)]
+    texts = (tmp_path / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(text)["round"] for text in texts] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 30])
+def test_a_last_line_that_was_cut_off_does_not_count(tmp_path: Path, cut: int) -> None:
+    directory = created(tmp_path)
+    for number in range(3):
+        directory.append_round(line(number))
+    path = tmp_path / "rounds.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    directory = RunDirectory.open(tmp_path)
+    assert directory.rounds() == [line(0), line(1)]
+    assert directory.forget_rounds_after(1) == [line(0), line(1)]
+    directory.append_round(line(2))
+    assert RunDirectory.open(tmp_path).rounds() == [line(0), line(1), line(2)]
+
+
+def test_rounds_without_a_checkpoint_are_forgotten_before_they_are_run_again(tmp_path: Path) -> None:
+    directory = created(tmp_path)
+    assert directory.forget_rounds_after(0) == []
+    for number in range(4):
+        directory.append_round(line(number))
+    (tmp_path / "rounds.jsonl.part").write_bytes(b"left behind")
+    assert directory.forget_rounds_after(1) == [line(0), line(1)]
+    directory.append_round(line(2))
+    assert RunDirectory.open(tmp_path).rounds() == [line(0), line(1), line(2)]
+    assert not (tmp_path / "rounds.jsonl.part").exists()
+
+
+# Statements
+
+
+def test_statements_come_back_by_organization(tmp_path: Path) -> None:
+    directory = created(tmp_path)
+    assert directory.statements() == []
+    written = [
+        Statement(
+            organization=name,
+            run=INFO.run,
+            plan=INFO.digest,
+            fingerprint=INFO.fingerprint,
+            unit="example",
+            public_size=100,
+            mechanisms=(Mechanism(0.1, 1.0, 12),),
+            epsilon=2.0,
+            delta=1e-5,
+            lifetime=Lifetime(2.0, 8.0, 1e-5, "basic-composition-filter"),
+            boundary="same user",
+            versions={"sotto": "0.1.0"},
+            head=Head("0f" * 16, 3, "ee" * 32, ""),
+        )
+        for name in ("st-mary", "county")
+    ]
+    for statement in written:
+        directory.write_statement(statement)
+    assert RunDirectory.open(tmp_path).statements() == [written[1], written[0]]
+    assert (tmp_path / "privacy" / "statements" / "county.json").is_file()
+
+
+def test_no_half_written_file_is_left(tmp_path: Path) -> None:
+    directory = created(tmp_path)
+    directory.append_round(line(0))
+    directory.forget_rounds_after(0)
+    directory.write_checkpoint(1, ServerState(adapter(1)))
+    directory.write_json("privacy/report.json", {"ε": 1})
+    assert [name for name in tree(tmp_path) if ".part" in name] == []
+    assert json.loads((tmp_path / "privacy" / "report.json").read_bytes()) == {"ε": 1}
