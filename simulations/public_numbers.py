@@ -31,10 +31,12 @@ def public_numbers(plan: Plan, sizes: Sequence[int], files: Sequence[Path]) -> l
         organizations = [Organization.read(file) for file in files]
     elif plan.simulation.data is not None:
         # A simulation needs both extras; sizes and files do not.
-        from simulations.simulate import organizations_of, simulated_organization
+        from simulations.simulate import count_units, organizations_of, simulated_organization
 
         dealt = organizations_of(plan)
-        organizations = [simulated_organization(name, plan, len(records)) for name, records in dealt.items()]
+        organizations = [
+            simulated_organization(name, plan, count_units(plan, records)) for name, records in dealt.items()
+        ]
     else:
         raise InputError("give --public-size or --organization: the plan has no [simulation] to take them from")
     names = [organization.name for organization in organizations]

@@ -19,7 +19,7 @@ import yaml
 import sotto
 from client.relay.settings import Relay
 from client.vault.policy.organization import Organization
-from server.superlink.start import Server
+from server.superlink.settings import Server
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"

@@ -17,7 +17,7 @@ from common.errors import SottoError
 from common.flower.fab import APP_FILES
 from common.system.network import Address
 from server.superlink.nodes import control
-from server.superlink.start import is_ready
+from server.superlink.settings import is_ready
 
 
 class Flower:

@@ -15,7 +15,7 @@ from common.system.network import Address
 from server.run.flwr_cli import Flower
 from server.run_directory.run_directory import RunDirectory, Status, ensure_free
 from server.run_directory.selection import result_line
-from server.superlink.start import Server, is_ready
+from server.superlink.settings import Server, is_ready
 from server.tracking.observer import Observer, Observers
 
 _POLL_SECONDS = 0.1

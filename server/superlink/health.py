@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from common.errors import SottoError
-from server.superlink.start import Server, is_ready, local
+from server.superlink.settings import Server, is_ready, local
 
 
 def server_problem(server: Server) -> str | None:

@@ -19,7 +19,7 @@ import tomli_w
 from common.flower.fab import COMPONENTS
 from common.protocol.protocol import REASONS
 from common.system.network import Address, free_port
-from server.superlink.start import is_ready
+from server.superlink.settings import is_ready
 from tests.federation.harness import Federation, Program, charged, texts
 from tests.waiting import wait_until
 

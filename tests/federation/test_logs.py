@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from server.superlink.start import Server
+from server.superlink.settings import Server
 from tests.federation.harness import Federation, texts
 
 CANARY = "Zwetschgenknoedel"

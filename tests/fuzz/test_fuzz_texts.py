@@ -24,7 +24,7 @@ from common.plan.plan import Plan
 from common.protocol.protocol import Description
 from common.protocol.statement import Head, Statement
 from common.settings import SettingsFile, template, validate
-from server.superlink.start import Server
+from server.superlink.settings import Server
 from tests.fuzz.hostile import damaged_bytes, damaged_json, damaged_json_text, messages
 from tests.server.report.signed_run import PLAN, signed, statement
 

@@ -20,7 +20,7 @@ from common.system.network import Address, free_port
 from common.system.processes import FLOWER_ENVIRONMENT
 from server.registry.registry import Registry
 from server.superlink.nodes import synchronize
-from server.superlink.start import is_ready
+from server.superlink.settings import is_ready
 from tests.programs.start import start
 from tests.waiting import wait_until
 
