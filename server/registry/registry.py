@@ -1,4 +1,4 @@
-"""Organizations that the coordinator knows: their keys, and the newest ledger heads that they have shown.
+"""Organizations that the coordinator knows, by their keys.
 
 One folder beside the SuperLink's state, kept from run to run. `NAME.pub` is the statement key and `NAME.node-key`
 the node key, in the format of OpenSSH; `NAME.node-id` is the number under which the SuperLink knows the node;
@@ -14,9 +14,8 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.keys.node_key import NodePublicKey
-from common.keys.statement_key import is_signed, public_line, read_keys, read_public
+from common.keys.statement_key import public_line, read_keys, read_public
 from common.plan.plan import NAME_PATTERN
-from common.protocol.statement import Head
 from common.system.lock import exclusive
 
 _LOCK_SECONDS = 60.0
@@ -31,7 +30,6 @@ class Registry:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._shown: dict[str, Head] = {}
 
     def register(self, name: str, node: Path, statement: Path) -> tuple[NodePublicKey, str]:
         """Take an organization's public keys. Another node key takes the place of the earlier one.
@@ -62,8 +60,8 @@ class Registry:
             earlier = nodes.get(name)
             if earlier is not None and earlier != node_key:
                 self._revoke_node(name, earlier)
-            self._write(path, public_line(public, name))
-            self._write(self._path(name, "node-key"), node_key.line(name))
+            replace_file(path, public_line(public, name))
+            replace_file(self._path(name, "node-key"), node_key.line(name))
         return node_key, public
 
     def revoke(self, name: str) -> None:
@@ -108,7 +106,7 @@ class Registry:
 
     def set_node_id(self, name: str, node: int) -> None:
         """Remember the SuperLink's number of an organization's node."""
-        self._write(self._path(name, "node-id"), str(node))
+        replace_file(self._path(name, "node-id"), str(node))
 
     def revoked(self) -> set[str]:
         """Fingerprints of the node keys that are never taken again."""
@@ -120,17 +118,9 @@ class Registry:
     def _revoke_node(self, name: str, key: NodePublicKey) -> None:
         # In this order: a key that is nobody's any more is on the list already.
         revoked = sorted({*self.revoked(), key.fingerprint})
-        self._write(self.folder / "revoked", "".join(f"{one}\n" for one in revoked))
+        replace_file(self.folder / "revoked", "".join(f"{one}\n" for one in revoked))
         for kind in ("node-key", "node-id"):
             self._path(name, kind).unlink(missing_ok=True)
-
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        """Write a file whole; whoever watches the folder sees that it changed."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
 
     def keys(self) -> dict[str, str]:
         """Organization → its public statement key, in hexadecimal."""
@@ -138,35 +128,24 @@ class Registry:
             return {}
         return read_keys(self._folder)
 
-    def newest(self, name: str) -> Head | None:
-        """The newest head of an organization's ledger that was shown, in any run."""
-        if name in self._shown or self._folder is None:
-            return self._shown.get(name)
-        try:
-            self._shown[name] = Head.from_json(self._path(name, "head").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
-        return self._shown[name]
-
-    def note(self, name: str, head: Head | None) -> None:
-        """Remember a head that an organization shows, if it is newer and signed with the registered key."""
-        public = self._key(name)
-        if head is None or public is None or not is_signed(head.signed_bytes(), head.signature, public):
-            return
-        known = self.newest(name)
-        if known is not None and (known.data_set != head.data_set or known.number >= head.number):
-            # Another data set under the same name would be a budget that began anew.
-            return
-        self._shown[name] = head
-        self._write(self._path(name, "head"), head.to_json())
-
-    def _key(self, name: str) -> str | None:
-        if self._folder is None:
-            return None
-        path = self._path(name, "pub")
-        return read_public(path) if path.exists() else None
-
     def _path(self, name: str, kind: str) -> Path:
-        if not re.fullmatch(NAME_PATTERN, name):
-            raise InputError(f"{name!r}: a name has lower-case letters, digits and hyphens, at most 40")
-        return self.folder / f"{name}.{kind}"
+        return path_of(self.folder, name, kind)
+
+
+def path_of(folder: Path, name: str, kind: str) -> Path:
+    """The file of an organization in the registry's folder.
+
+    Raises:
+        InputError: no organization can have that name.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InputError(f"{name!r}: a name has lower-case letters, digits and hyphens, at most 40")
+    return folder / f"{name}.{kind}"
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole; processes that watch the folder see that it changed."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -17,6 +17,7 @@ from common.keys.statement_key import read_keys
 from common.protocol.report import build_report, problems, two_decimals, warnings
 from common.protocol.statement import SIMULATED
 from common.untrusted import printable
+from server.registry.registry import Registry
 from server.report.page import page_of
 from server.run_directory.run_directory import RunDirectory
 
@@ -34,7 +35,7 @@ def read_report(path: Path, keys: Path | None = None) -> tuple[RunDirectory, dic
         InputError: it is no run, a statement is broken or missing, or the folder holds no keys.
     """
     directory = RunDirectory.open(path)
-    statements = directory.statements()
+    statements = directory.statements.read()
     answered = {name for line in directory.rounds() for name in line.organizations.get("answered", [])}
     if not directory.info.private:
         statements = []
@@ -43,7 +44,10 @@ def read_report(path: Path, keys: Path | None = None) -> tuple[RunDirectory, dic
         raise InputError(f"{path / 'privacy' / 'statements'}: lacks the statement of {names}, which took part")
     elif not statements:
         raise InputError(f"{path}: holds no statements yet; no organization has answered a round")
-    known = directory.keys() or directory.registry.keys() if keys is None else _read_keys(keys)
+    if keys is None:
+        known = directory.statements.keys() or Registry(directory.info.registry_folder).keys()
+    else:
+        known = _read_keys(keys)
     report = build_report(directory.info.run, statements, known, plan=directory.plan, answered=answered)
     return directory, report
 

@@ -11,7 +11,7 @@ from common.tasks.class_report import ClassReport
 from server.report.charts import Chart
 from server.report.evaluation_charts import confusion_chart, reliability_chart
 from server.run_directory.evaluation import StoredEvaluation
-from server.run_directory.run_directory import RoundLine
+from server.run_directory.round_log import RoundLine
 from server.run_directory.selection import choice, evaluated_line
 
 _LOWER = ("perplexity", "loss", "bits_per_byte", "calibration_error")

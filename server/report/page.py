@@ -21,7 +21,8 @@ from common.untrusted import printable
 from server.report.charts import Chart, epsilon_chart, quality_chart
 from server.report.evaluation import EvaluationSection, evaluation_section
 from server.run_directory.evaluation import StoredEvaluation, read_evaluation
-from server.run_directory.run_directory import RoundLine, RunDirectory
+from server.run_directory.round_log import RoundLine
+from server.run_directory.run_directory import RunDirectory
 from server.run_directory.selection import best_evaluation
 from server.run_directory.traffic import compressed_share
 

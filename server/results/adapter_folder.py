@@ -23,6 +23,7 @@ from common.plan.task import TaskSection
 from common.protocol.report import build_report
 from common.protocol.statement import Statement
 from common.untrusted import printable
+from server.registry.registry import Registry
 from server.report.page import write_page
 from server.results.model_card import adapter_card
 from server.run_directory.run_directory import RunDirectory
@@ -43,10 +44,10 @@ def write_result(directory: RunDirectory, model: LoraModel, adapter: Adapter) ->
     Returns:
         The privacy report.
     """
-    statements: Sequence[Statement] = directory.statements() if directory.info.private else []
-    keys = directory.registry.keys()
+    statements: Sequence[Statement] = directory.statements.read() if directory.info.private else []
+    keys = Registry(directory.info.registry_folder).keys()
     for name, public in keys.items():
-        directory.write_key(name, public)
+        directory.statements.write_key(name, public)
     answered = {name for line in directory.rounds() for name in line.organizations.get("answered", [])}
     report = build_report(directory.info.run, statements, keys, plan=directory.plan, answered=answered)
     directory.write_json("privacy/report.json", report)

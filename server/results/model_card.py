@@ -9,7 +9,8 @@ from typing import Any
 from common.plan.plan import Plan
 from common.plan.task import TaskSection
 from common.untrusted import printable
-from server.run_directory.run_directory import RoundLine, RunInfo
+from server.run_directory.round_log import RoundLine
+from server.run_directory.run_directory import RunInfo
 from server.run_directory.selection import choice, result_line
 
 _CARD = """---

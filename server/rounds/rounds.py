@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
@@ -17,12 +16,14 @@ from common.adapter.adapter import Adapter
 from common.errors import InputError, Refused, SottoError
 from common.flower import codec
 from common.plan.plan import Plan
+from server.registry.heads import LedgerHeads
 from server.registry.members import Members
 from server.rounds.exchange import exchange
 from server.rounds.roster import Roster
 from server.rounds.strategy import LoraAveraging, Outcome, organizations_needed
 from server.run_directory.evaluation import Evaluation, write_evaluation
-from server.run_directory.run_directory import RoundLine, RunDirectory
+from server.run_directory.round_log import RoundLine
+from server.run_directory.run_directory import RunDirectory
 from server.run_directory.selection import is_over, result_line
 from server.tracking.observer import Observer
 
@@ -50,17 +51,17 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
         SottoError: too few organizations are there or answered; the run can be resumed.
     """
     plan, info = directory.plan, directory.info
-    done, state = directory.latest_state()
-    registered = Members(Path(info.registry)).name_of_node if info.registry and info.authenticated else None
-    roster = Roster(grid, registered)
+    done, state = directory.checkpoints.latest()
+    folder = info.registry_folder if info.authenticated else None
+    roster = Roster(grid, None if folder is None else Members(folder).name_of_node)
     wait_for_organizations(roster, organizations_needed(plan), plan.federation.round_timeout, observer)
     check_ranks(roster, plan)
-    lines = directory.forget_rounds_after(done)
+    lines = directory.round_log.forget_after(done)
     if not lines:
         found = evaluate(state.released) if evaluate else Evaluation()
         lines.append(RoundLine(0, {}, metrics=found.metrics))
         write_evaluation(directory, 0, found)
-        directory.append_round(lines[-1])
+        directory.round_log.append(lines[-1])
         observer.finished(lines[-1])
     strategy = LoraAveraging(directory, roster, state)
     stated: set[str] = set()
@@ -73,9 +74,9 @@ def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, 
         lines.append(replace(line, metrics=found.metrics))
         if result_line(plan, lines) is lines[-1]:
             write_evaluation(directory, number, found)
-        directory.append_round(lines[-1])
+        directory.round_log.append(lines[-1])
         # The checkpoint comes last: it is what makes the round count when the run is resumed.
-        directory.write_checkpoint(number, strategy.state)
+        directory.checkpoints.write(number, strategy.state)
         observer.finished(lines[-1])
         if info.private and not stated.issuperset(strategy.outcome.answered):
             # The whole run is charged by now: what it cost is known even if it never ends.
@@ -181,15 +182,15 @@ def collect_statements(grid: Grid, directory: RunDirectory, roster: Roster) -> s
     timeout = directory.plan.federation.round_timeout
     query = codec.pack_query(directory.info.run)
     queries = {name: Message(query, node, codec.STATEMENT, ttl=timeout) for name, node in roster.nodes.items()}
-    stated = set()
+    stated, heads = set(), LedgerHeads(directory.info.registry_folder)
     for name, reply in exchange(grid, roster, queries, timeout, enough=0):
         try:
             statement = codec.unpack_statement(reply.content)
         except (Refused, codec.MessageError):
             continue  # it took part in no round, so that the run cost it nothing
         if statement.organization == name:
-            directory.write_statement(statement)
-            directory.registry.note(name, statement.head)
+            directory.statements.write(statement)
+            heads.note(name, statement.head)
             stated.add(name)
     return stated
 

@@ -18,7 +18,9 @@ from common.flower.patches import bound_arrays, pull_sooner
 from common.system.lock import exclusive
 from server.rounds.background_grid import BackgroundGrid
 from server.rounds.rounds import Evaluator, run_rounds
-from server.run_directory.run_directory import RoundLine, RunDirectory, Status
+from server.run_directory.round_log import RoundLine
+from server.run_directory.run_directory import RunDirectory
+from server.run_directory.status import Status
 from server.tracking.observer import Observer
 
 # Whoever asks whether the lock is held takes it for a moment.
@@ -68,7 +70,7 @@ class _Teller(Observer):
     def tell(self, status: Status) -> None:
         """Say how far the run is."""
         self._status = replace(status, flower_run=self._flower_run)
-        self._directory.write_status(self._status)
+        self._directory.status.write(self._status)
 
     def waiting(self, connected: Iterable[str], needed: int) -> None:  # noqa: ARG002 - the plan says it
         self.tell(Status("waiting", organizations=list(connected)))

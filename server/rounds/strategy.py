@@ -23,6 +23,7 @@ from server.aggregation.mean import add
 from server.aggregation.optimizers import ServerState, step
 from server.aggregation.products import mean_of_changes, mean_of_products
 from server.aggregation.robust import robust_mean, updates_needed
+from server.registry.heads import LedgerHeads
 from server.rounds.roster import Roster
 from server.run_directory.run_directory import RunDirectory
 
@@ -86,7 +87,7 @@ class LoraAveraging(Strategy):
         self._run = directory.info.run
         self._fingerprint = directory.info.fingerprint
         self._shapes = directory.trained_shapes
-        self._registry = directory.registry
+        self._heads = LedgerHeads(directory.info.registry_folder)
         self._folder = directory.path / "updates"
         self.roster = roster
         self.state = state
@@ -119,7 +120,7 @@ class LoraAveraging(Strategy):
         ttl = self._plan.federation.round_timeout
         return [
             Message(
-                codec.with_seen(contents[self._ranks[name]], self._registry.newest(name)),
+                codec.with_seen(contents[self._ranks[name]], self._heads.newest(name)),
                 node,
                 codec.TRAIN,
                 ttl=ttl,
@@ -191,7 +192,7 @@ class LoraAveraging(Strategy):
             return
         try:
             release = codec.unpack_release(reply.content)
-            self._registry.note(name, release.head)
+            self._heads.note(name, release.head)
             if reply.metadata.group_id != str(server_round):
                 raise codec.MessageError(f"the answer is for another round than {server_round}")
             rank = self._ranks[name]

@@ -13,8 +13,9 @@ from common.plan.plan import Plan
 from common.system.lock import is_held
 from common.system.network import Address
 from server.run.flwr_cli import Flower
-from server.run_directory.run_directory import RunDirectory, Status, ensure_free
+from server.run_directory.run_directory import RunDirectory, ensure_free
 from server.run_directory.selection import result_line
+from server.run_directory.status import Status
 from server.superlink.settings import Server, is_ready
 from server.tracking.observer import Observer, Observers
 
@@ -81,15 +82,15 @@ def _run(directory: RunDirectory, address: Address, observer: Observer) -> None:
     flower = Flower(address)
     if is_held(directory.path / "run"):
         # An earlier `sotto run` was killed, but its ServerApp goes on: watch that one.
-        status = directory.status()
+        status = directory.status.read()
         identity = status.flower_run if status else ""
     else:
-        earlier = directory.status()
+        earlier = directory.status.read()
         if earlier is not None:
             # Its ServerApp may have died: organizations would wait for what that had begun to send.
             with suppress(SottoError):
                 flower.stop(earlier.flower_run)
-        directory.forget_status()
+        directory.status.forget()
         identity = flower.submit(directory.path.absolute())
     with _stopped_on_error(flower, identity, directory):
         _follow(directory, observer, (flower, identity))
@@ -101,7 +102,7 @@ def _stopped_on_error(flower: Flower, identity: str, directory: RunDirectory) ->
     try:
         yield
     except BaseException:
-        status = directory.status()
+        status = directory.status.read()
         # Flower may be about to start the ServerApp. One that said that it failed ends by itself.
         if status is None or status.state != "failed":
             with suppress(SottoError):
@@ -125,7 +126,7 @@ def _follow(directory: RunDirectory, observer: Observer, submitted: tuple[Flower
     while True:
         # In this order: a ServerApp that says "complete" and then lets go is never taken for a dead one.
         held = is_held(directory.path / "run")
-        status = directory.status()
+        status = directory.status.read()
         if status is not None:
             if status != told:
                 done = _pass_on(directory, observer, told, status, done)

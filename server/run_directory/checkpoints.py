@@ -31,63 +31,68 @@ class _Mark:
     round: int
 
 
-def write_checkpoint(folder: Path, run: str, number: int, state: ServerState) -> None:
-    """Store the state after a round.
+class Checkpoints:
+    """The checkpoints of a run.
 
     Args:
-        folder: of all checkpoints.
+        folder: of all of them, which need not exist.
         run: the run's id.
-        number: of the round.
-        state: after it.
+        shapes: of the tensors that the run trains.
+        aggregation: of the plan; says what a state holds beside the adapter.
     """
-    final = folder / f"round-{number:04d}"
-    part = final.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write(part / _ADAPTER, to_bytes(state.adapter))
-    if more := _flat(state):
-        write(part / _OPTIMIZER, to_bytes(more))
-    write(part / _STATE, as_json({"run": run, "round": number}))
-    shutil.rmtree(final, ignore_errors=True)
-    part.replace(final)
-    sync_folder(folder)
 
+    def __init__(self, folder: Path, run: str, shapes: Shapes, aggregation: Aggregation) -> None:
+        self._folder = folder
+        self._run = run
+        self._shapes = shapes
+        self._aggregation = aggregation
 
-def latest_checkpoint(folder: Path, run: str, shapes: Shapes, aggregation: Aggregation) -> tuple[int, ServerState]:
-    """The last round that was completed, and the state after it.
+    def write(self, number: int, state: ServerState) -> None:
+        """Store the state after a round, whole or not at all."""
+        final = self._path(number)
+        part = final.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        write(part / _ADAPTER, to_bytes(state.adapter))
+        if more := _flat(state):
+            write(part / _OPTIMIZER, to_bytes(more))
+        write(part / _STATE, as_json({"run": self._run, "round": number}))
+        shutil.rmtree(final, ignore_errors=True)
+        part.replace(final)
+        sync_folder(self._folder)
 
-    Args:
-        folder: of all checkpoints.
-        run: the run's id.
-        shapes: of the tensors that travel.
-        aggregation: of the plan; says what the state holds beside the adapter.
+    def latest(self) -> tuple[int, ServerState]:
+        """The last round that was completed, and the state after it.
 
-    Raises:
-        InputError: there is none, or the last one is not what this run stores.
-    """
-    found = folder.glob("round-*")
-    numbers = [int(path.name[6:]) for path in found if re.fullmatch("round-[0-9]{4,9}", path.name)]
-    if not numbers:
-        raise InputError(f"{folder}: holds no checkpoint")
-    return max(numbers), read_checkpoint(folder, run, max(numbers), shapes, aggregation)
+        Raises:
+            InputError: there is none, or the last one is not what this run stores.
+        """
+        found = self._folder.glob("round-*")
+        numbers = [int(path.name[6:]) for path in found if re.fullmatch("round-[0-9]{4,9}", path.name)]
+        if not numbers:
+            raise InputError(f"{self._folder}: holds no checkpoint")
+        return max(numbers), self.read(max(numbers))
 
+    def read(self, number: int) -> ServerState:
+        """The state after a round.
 
-def read_checkpoint(folder: Path, run: str, number: int, shapes: Shapes, aggregation: Aggregation) -> ServerState:
-    """The state after a round; arguments as of `latest_checkpoint`.
+        Raises:
+            InputError: it is not there, or not what this run stores.
+        """
+        path = self._path(number)
+        adapter = _read(path / _ADAPTER, self._shapes, "adapter")
+        if _mark(path / _STATE) != _Mark(self._run, number):
+            wanted = f"{self._run}, round {number}"
+            raise InputError(f"{path / _STATE}: belongs to another run or round; it should name {wanted}")
+        expected = {name: tensor.shape for name, tensor in _flat(begin(adapter, self._aggregation)).items()}
+        more = _read(path / _OPTIMIZER, expected, "server optimizer") if expected else {}
+        state = ServerState(adapter, **{part: _part(more, part) for part in _PARTS})
+        if any((tensor < 0).any() for tensor in state.variance.values()):
+            raise InputError(f"{path / _OPTIMIZER}: a variance is negative; it should be at least 0")
+        return state
 
-    Raises:
-        InputError: it is not there, or not what this run stores.
-    """
-    path = folder / f"round-{number:04d}"
-    adapter = _read(path / _ADAPTER, shapes, "adapter")
-    if _mark(path / _STATE) != _Mark(run, number):
-        raise InputError(f"{path / _STATE}: belongs to another run or round; it should name {run}, round {number}")
-    wanted = {name: tensor.shape for name, tensor in _flat(begin(adapter, aggregation)).items()}
-    more = _read(path / _OPTIMIZER, wanted, "server optimizer") if wanted else {}
-    state = ServerState(adapter, **{part: _part(more, part) for part in _PARTS})
-    if any((tensor < 0).any() for tensor in state.variance.values()):
-        raise InputError(f"{path / _OPTIMIZER}: a variance is negative; it should be at least 0")
-    return state
+    def _path(self, number: int) -> Path:
+        return self._folder / f"round-{number:04d}"
 
 
 def _flat(state: ServerState) -> Adapter:

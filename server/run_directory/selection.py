@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from common.plan.plan import Plan
-from server.run_directory.run_directory import RoundLine
+from server.run_directory.round_log import RoundLine
 
 
 def best_evaluation(plan: Plan, rounds: Sequence[RoundLine]) -> tuple[RoundLine | None, int]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from common.adapter.adapter import Shapes
 from common.plan.wire import Wire
-from server.run_directory.run_directory import RoundLine, RunDirectory
+from server.run_directory.round_log import RoundLine
+from server.run_directory.run_directory import RunDirectory
 
 _FLOAT32_BYTES = 4
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from server.run_directory.run_directory import RoundLine
+from server.run_directory.round_log import RoundLine
 
 
 class Observer:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from common.plan.plan import Plan
 from common.system.logs import is_json, report
-from server.run_directory.run_directory import RoundLine
+from server.run_directory.round_log import RoundLine
 from server.tracking.observer import Observer
 
 

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from tensorboardX import SummaryWriter
 
-from server.run_directory.run_directory import RoundLine
+from server.run_directory.round_log import RoundLine
 from server.tracking.observer import Observer
 
 

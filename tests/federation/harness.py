@@ -17,8 +17,8 @@ import tomli_w
 from client.admin.keys import make_keys
 from common.system.network import free_port
 from server.superlink.certificates import make_certificates
-from server.superlink.start import apply_registry
 from server.superlink.settings import Server
+from server.superlink.start import apply_registry
 from tests.programs.start import start
 from tests.waiting import LONG, wait_until
 

@@ -16,11 +16,12 @@ from common.adapter.adapter import initial, to_bytes
 from common.errors import InputError, SottoError
 from common.keys.statement_key import StatementKey
 from common.tasks.class_report import class_report
-from server.registry.registry import Registry
+from server.registry.heads import LedgerHeads
 from server.report.audit import read_report
 from server.report.evaluation import evaluation_section
 from server.run_directory.evaluation import Evaluation, read_evaluation, write_evaluation
-from server.run_directory.run_directory import RunDirectory, Status
+from server.run_directory.run_directory import RunDirectory
+from server.run_directory.status import Status
 from tests.fuzz.hostile import damaged_bytes, damaged_json_text, messages
 from tests.server.report.signed_run import SHAPES, classes_plan, make_run, signed, statement
 
@@ -31,7 +32,7 @@ KEY = StatementKey.generate()
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
     directory = make_run(folder, [signed(statement("st-mary"), KEY)], {"st-mary": KEY})
-    directory.write_status(Status("running", 3, ["st-mary"], ["st-mary"], "", "17"))
+    directory.status.write(Status("running", 3, ["st-mary"], ["st-mary"], "", "17"))
     return folder
 
 
@@ -40,9 +41,9 @@ def everything(folder: Path) -> RunDirectory:
     directory = RunDirectory.open(folder)
     directory.latest_checkpoint()
     directory.rounds()
-    directory.status()
-    directory.keys()
-    directory.statements()
+    directory.status.read()
+    directory.statements.keys()
+    directory.statements.read()
     return directory
 
 
@@ -84,7 +85,7 @@ def test_a_damaged_run_is_refused_in_one_line_or_is_one(folder: Path, data: st.D
             assert type(line.round) is type(line.bytes_up) is int
             assert set(line.organizations) <= {"asked", "answered", "refused"}
             assert all(type(value) in (int, float) for value in line.metrics.values())
-        status = directory.status()
+        status = directory.status.read()
         assert status is not None
         assert status.flower_run == "" or (status.flower_run.isascii() and status.flower_run.isdigit())
     finally:
@@ -175,9 +176,9 @@ def test_a_link_where_a_file_is_about_to_be_written_leads_nowhere(tmp_path: Path
     directory = make_run(tmp_path / "run", [], {})
     (tmp_path / "own").write_text("mine")
     (tmp_path / "run" / "status.json.part").symlink_to(tmp_path / "own")
-    directory.write_status(Status("waiting"))
+    directory.status.write(Status("waiting"))
     assert (tmp_path / "own").read_text() == "mine"
-    assert directory.status() == Status("waiting")
+    assert directory.status.read() == Status("waiting")
 
 
 @messages(200)
@@ -186,5 +187,5 @@ def test_a_damaged_head_of_the_registry_is_none(tmp_path_factory: pytest.TempPat
     registry = tmp_path_factory.getbasetemp() / "registry"
     registry.mkdir(exist_ok=True)
     (registry / "st-mary.head").write_bytes(text.encode("utf-8", "surrogatepass"))
-    head = Registry(registry).newest("st-mary")
+    head = LedgerHeads(registry).newest("st-mary")
     assert head is None or head.to_json() == text

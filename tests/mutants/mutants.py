@@ -383,17 +383,17 @@ def rounded_before_noise() -> None:
     replace_everywhere(wire, to_wire)
 
 
-_GRADIENTS = "tasks/test_every_task.py::test_gradients_of_examples_are_those_of_a_loop"
+_GRADIENTS = "common/tasks/test_every_task.py::test_gradients_of_examples_are_those_of_a_loop"
 
 # In the order of the conditions that they break.
 MUTANTS = (
     Mutant(
         shuffled_batches,
-        "client/test_private.py::test_poisson_sampling_draws_each_unit_independently_at_the_rate",
+        "client/vault/training/test_dp_sgd.py::test_poisson_sampling_draws_each_unit_independently_at_the_rate",
     ),
     Mutant(
         batch_loss,
-        "common/test_causal_lm.py::test_the_companions_of_an_example_do_not_change_its_loss",
+        "common/tasks/test_causal_lm.py::test_the_companions_of_an_example_do_not_change_its_loss",
     ),
     Mutant(batch_loss_of_chats, f"{_GRADIENTS}[ffa-chat-decoder]"),
     Mutant(batch_loss_of_classes, f"{_GRADIENTS}[ffa-classification-encoder]"),
@@ -401,103 +401,103 @@ MUTANTS = (
     Mutant(batch_loss_of_texts, f"{_GRADIENTS}[ffa-seq2seq-both]"),
     Mutant(
         windows_by_themselves,
-        "tasks/test_every_task.py::test_one_record_moves_a_release_by_at_most_the_clipping_norm_over_the_batch"
+        "common/tasks/test_every_task.py::test_one_record_moves_a_release_by_at_most_the_clipping_norm_over_the_batch"
         "[0-float32-question-answering-encoder]",
     ),
     Mutant(
         vectors_of_another_adapter,
-        "client/test_frozen.py::test_vectors_are_those_of_each_example_alone_and_made_anew_when_the_layers_change",
+        "client/vault/training/test_features.py::test_vectors_are_those_of_each_example_alone_and_made_anew_when_the_layers_change",
     ),
     Mutant(
         realised_divisor,
-        "client/test_private.py::test_a_neighbour_replay_differs_by_one_clipped_gradient_over_the_public_divisor",
+        "client/vault/training/test_dp_sgd.py::test_a_neighbour_replay_differs_by_one_clipped_gradient_over_the_public_divisor",
     ),
     Mutant(
         no_division,
-        "client/test_private.py::test_the_released_noise_is_that_of_the_mechanism_divided_by_the_public_batch",
+        "client/vault/training/test_dp_sgd.py::test_the_released_noise_is_that_of_the_mechanism_divided_by_the_public_batch",
     ),
     Mutant(
         true_rate,
-        "client/test_vault.py::test_records_are_drawn_at_the_public_rate_not_the_true_one",
+        "client/vault/test_vault.py::test_records_are_drawn_at_the_public_rate_not_the_true_one",
     ),
     Mutant(
         fresh_accountant,
-        "client/test_vault.py::test_the_run_is_charged_whole_before_the_first_round_ends",
+        "client/vault/test_vault.py::test_the_run_is_charged_whole_before_the_first_round_ends",
     ),
     Mutant(
         skipped_empty_batch,
-        "client/test_private.py::test_an_empty_draw_is_a_step_like_any_other",
+        "client/vault/training/test_dp_sgd.py::test_an_empty_draw_is_a_step_like_any_other",
     ),
     Mutant(
         constant_seed,
-        "client/test_entropy.py::test_the_system_never_gives_the_same_stream_twice",
+        "client/vault/training/test_entropy.py::test_the_system_never_gives_the_same_stream_twice",
     ),
     Mutant(
         short_seed,
-        "client/test_entropy.py::test_each_stream_has_a_key_of_256_bits_from_the_system_and_every_bit_matters",
+        "client/vault/training/test_entropy.py::test_each_stream_has_a_key_of_256_bits_from_the_system_and_every_bit_matters",
     ),
     Mutant(
         same_noise_in_two_rounds,
-        "client/test_vault.py::test_every_round_and_every_run_has_other_noise",
+        "client/vault/test_vault.py::test_every_round_and_every_run_has_other_noise",
     ),
     Mutant(
         forgotten_noise,
-        "client/test_private.py::test_the_released_noise_is_that_of_the_mechanism_divided_by_the_public_batch",
+        "client/vault/training/test_dp_sgd.py::test_the_released_noise_is_that_of_the_mechanism_divided_by_the_public_batch",
     ),
     Mutant(
         rounded_before_noise,
-        "client/test_travel.py::test_the_release_follows_from_the_noised_update_and_the_rounding_alone",
+        "client/vault/test_release.py::test_the_release_follows_from_the_noised_update_and_the_rounding_alone",
     ),
     Mutant(
         clip_per_layer,
-        "client/test_private.py::test_one_record_moves_the_clipped_sum_by_at_most_the_clipping_norm",
+        "client/vault/training/test_dp_sgd.py::test_one_record_moves_the_clipped_sum_by_at_most_the_clipping_norm",
     ),
     Mutant(
         clip_per_window,
-        "client/test_users.py::test_the_sum_is_that_of_a_plain_loop_that_clips_each_user_once",
+        "client/vault/training/test_users.py::test_the_sum_is_that_of_a_plain_loop_that_clips_each_user_once",
     ),
     Mutant(
         users_records_as_examples,
-        "client/test_vault_users.py::test_a_user_more_moves_the_release_by_at_most_one_clipped_gradient",
+        "client/vault/test_vault_users.py::test_a_user_more_moves_the_release_by_at_most_one_clipped_gradient",
     ),
     Mutant(
         nan_passes,
-        "client/test_private.py::test_a_record_whose_gradient_is_not_finite_contributes_zero",
+        "client/vault/training/test_dp_sgd.py::test_a_record_whose_gradient_is_not_finite_contributes_zero",
     ),
     Mutant(
         settle_without_reserve,
-        "client/test_vault.py::test_the_ledger_is_charged_before_any_gradient",
+        "client/vault/test_vault.py::test_the_ledger_is_charged_before_any_gradient",
     ),
     Mutant(
         answer_before_commit,
-        "client/test_vault.py::test_the_same_request_again_gets_the_stored_release",
+        "client/vault/test_vault.py::test_the_same_request_again_gets_the_stored_release",
     ),
     Mutant(
         loss_in_the_reply,
-        "common/test_messages.py::test_a_release_holds_its_tensors_and_its_ledgers_head_and_nothing_else",
+        "common/flower/test_codec.py::test_a_release_holds_its_tensors_and_its_ledgers_head_and_nothing_else",
     ),
     Mutant(
         refusal_depends_on_a_record,
-        "client/test_vault.py::test_what_leaves_has_the_same_shape_whatever_the_records_are",
+        "client/vault/test_vault.py::test_what_leaves_has_the_same_shape_whatever_the_records_are",
     ),
     Mutant(
         embedded_key,
-        "common/test_report.py::test_the_key_inside_a_statement_does_not_make_its_signature_valid",
+        "common/protocol/test_report.py::test_the_key_inside_a_statement_does_not_make_its_signature_valid",
     ),
     Mutant(
         old_ledger_accepted,
-        "client/test_ledger_chain.py::test_an_older_copy_that_is_put_back_is_behind_its_own_signature",
+        "client/vault/ledger/test_chain.py::test_an_older_copy_that_is_put_back_is_behind_its_own_signature",
     ),
     Mutant(
         chain_not_checked,
-        "client/test_ledger_chain.py::test_whatever_is_changed_or_removed_is_found_when_the_ledger_is_opened",
+        "client/vault/ledger/test_chain.py::test_whatever_is_changed_or_removed_is_found_when_the_ledger_is_opened",
     ),
     Mutant(
         approval_ignored,
-        "client/test_approval.py::test_a_plan_that_is_not_approved_is_refused_and_costs_nothing",
+        "client/vault/policy/test_approval.py::test_a_plan_that_is_not_approved_is_refused_and_costs_nothing",
     ),
     Mutant(
         runs_not_added_up,
-        "client/test_vault.py::test_a_third_run_beyond_the_lifetime_is_refused",
+        "client/vault/test_vault.py::test_a_third_run_beyond_the_lifetime_is_refused",
     ),
 )

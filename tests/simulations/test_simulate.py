@@ -23,7 +23,7 @@ from common.errors import InputError, SottoError
 from common.plan.plan import Plan
 from common.records import Record
 from server.results.adapter_folder import load_result, merge
-from server.run_directory.run_directory import RoundLine
+from server.run_directory.round_log import RoundLine
 from server.tracking.observer import Observer
 from simulations.simulate import SimulationResult, organizations_of, simulate
 from tests.conftest import MakePlan
@@ -264,7 +264,7 @@ def test_an_interrupted_run_resumes_to_the_same_adapter_at_the_same_cost(
     resumed = simulate(plan, private_records, tmp_path / "cut", resume=True)
     left, right = final_adapter(whole), final_adapter(resumed)
     assert all(np.array_equal(left[name], right[name]) for name in left)
-    states = [result.directory.latest_state()[1] for result in (whole, resumed)]
+    states = [result.directory.checkpoints.latest()[1] for result in (whole, resumed)]
     assert to_bytes(states[0].adapter) == to_bytes(states[1].adapter)
     assert to_bytes(states[0].momentum) == to_bytes(states[1].momentum)
     assert [line.round for line in resumed.directory.rounds()] == [0, 1, 2]
@@ -291,7 +291,9 @@ def test_the_average_is_evaluated_and_released_and_training_goes_on_from_the_las
     plan = plan_of(training={"rounds": 3}, aggregation={"average": 0.2})
     averaged = simulate(plan, private_records, tmp_path / "averaged")
     # The plan is another one, so that the noise is: what is compared is each run with its own checkpoints.
-    mean = {name: tensor.astype(float) for name, tensor in averaged.directory.latest_state()[1].released.items()}
+    mean = {
+        name: tensor.astype(float) for name, tensor in averaged.directory.checkpoints.latest()[1].released.items()
+    }
     wanted: dict[str, Any] = dict.fromkeys(mean, 0.0)
     for number, decay in enumerate((None, 2 / 11, 0.2, 0.2)):
         file = tmp_path / "averaged" / "checkpoints" / f"round-{number:04d}" / "adapter.safetensors"
@@ -300,7 +302,7 @@ def test_the_average_is_evaluated_and_released_and_training_goes_on_from_the_las
     assert all(np.allclose(mean[name], wanted[name], rtol=1e-5, atol=1e-8) for name in mean)
     released = load_numpy(tmp_path / "averaged" / "adapter" / "adapter_model.safetensors")
     assert all(np.allclose(released[name], mean[name], atol=1e-7) for name in mean)
-    state = plain.directory.latest_state()[1]
+    state = plain.directory.checkpoints.latest()[1]
     assert state.released is state.adapter
     assert not (tmp_path / "plain" / "checkpoints" / "round-0003" / "optimizer.safetensors").exists()
 

@@ -11,6 +11,7 @@ from common.errors import InputError
 from common.keys.node_key import NodeKey
 from common.keys.statement_key import StatementKey, public_line
 from common.protocol.statement import Head
+from server.registry.heads import LedgerHeads
 from server.registry.registry import Registry
 
 KEY = StatementKey.generate()
@@ -64,12 +65,12 @@ def test_a_name_has_one_statement_key_until_it_is_revoked(registry: Registry, tm
     with pytest.raises(InputError, match="sotto server revoke st-mary"):
         registry.register("st-mary", new_node, other)
     assert registry.node_keys() == {"st-mary": NODE.public}
-    registry.note("st-mary", signed(3))
+    LedgerHeads(registry.folder).note("st-mary", signed(3))
     registry.revoke("st-mary")
     assert again(tmp_path).keys() == {}
     assert again(tmp_path).node_keys() == {}
     again(tmp_path).register("st-mary", new_node, other)
-    assert again(tmp_path).newest("st-mary") is None
+    assert LedgerHeads(tmp_path / "organizations").newest("st-mary") is None
 
 
 def test_a_revoked_node_key_is_never_taken_again(
@@ -86,12 +87,12 @@ def test_a_new_node_key_takes_the_place_of_the_earlier_one(
     registry: Registry, tmp_path: Path, node: Path, public: Path
 ) -> None:
     registry.set_node_id("st-mary", 17)
-    registry.note("st-mary", signed(3))
+    LedgerHeads(registry.folder).note("st-mary", signed(3))
     new = NodeKey.generate()
     registry.register("st-mary", node_file(tmp_path / "new.pub", new), public)
     assert again(tmp_path).node_keys() == {"st-mary": new.public}
     assert again(tmp_path).node_ids() == {}, "the SuperLink has not seen this key yet"
-    assert again(tmp_path).newest("st-mary") == signed(3), "it is the same ledger"
+    assert LedgerHeads(tmp_path / "organizations").newest("st-mary") == signed(3), "it is the same ledger"
     with pytest.raises(InputError, match="this node key was revoked"):
         registry.register("st-mary", node, public)
 
@@ -110,34 +111,39 @@ def test_a_name_never_leads_out_of_the_folder(registry: Registry, node: Path, pu
         registry.register(name, node, public)
 
 
-def test_the_newest_head_is_remembered_across_runs(registry: Registry, tmp_path: Path) -> None:
-    assert registry.newest("st-mary") is None
-    registry.note("st-mary", signed(3))
-    registry.note("st-mary", signed(7))
-    registry.note("st-mary", signed(5))
-    assert registry.newest("st-mary") == again(tmp_path).newest("st-mary") == signed(7)
+@pytest.fixture
+def heads(registry: Registry) -> LedgerHeads:
+    return LedgerHeads(registry.folder)
 
 
-def test_a_head_of_another_data_set_does_not_replace_the_first(registry: Registry) -> None:
-    registry.note("st-mary", signed(3))
-    registry.note("st-mary", signed(9, data_set="aa" * 16))
-    assert registry.newest("st-mary") == signed(3)
+def test_the_newest_head_is_remembered_across_runs(heads: LedgerHeads, tmp_path: Path) -> None:
+    assert heads.newest("st-mary") is None
+    heads.note("st-mary", signed(3))
+    heads.note("st-mary", signed(7))
+    heads.note("st-mary", signed(5))
+    assert heads.newest("st-mary") == LedgerHeads(tmp_path / "organizations").newest("st-mary") == signed(7)
 
 
-def test_heads_without_a_valid_signature_are_not_remembered(registry: Registry, tmp_path: Path) -> None:
+def test_a_head_of_another_data_set_does_not_replace_the_first(heads: LedgerHeads) -> None:
+    heads.note("st-mary", signed(3))
+    heads.note("st-mary", signed(9, data_set="aa" * 16))
+    assert heads.newest("st-mary") == signed(3)
+
+
+def test_heads_without_a_valid_signature_are_not_remembered(heads: LedgerHeads, tmp_path: Path) -> None:
     forged = [None, replace(signed(9), number=10), signed(9, key=StatementKey.generate())]
     for head in forged:
-        registry.note("st-mary", head)
-    registry.note("county", signed(4))
-    assert registry.newest("st-mary") is None
-    assert registry.newest("county") is None
+        heads.note("st-mary", head)
+    heads.note("county", signed(4))
+    assert heads.newest("st-mary") is None
+    assert heads.newest("county") is None
     assert list((tmp_path / "organizations").glob("*.head")) == []
 
 
 def test_a_simulation_registers_nobody(node: Path, public: Path) -> None:
-    registry = Registry(None)
-    registry.note("st-mary", signed(3))
-    assert registry.newest("st-mary") is None
+    registry, heads = Registry(None), LedgerHeads(None)
+    heads.note("st-mary", signed(3))
+    assert heads.newest("st-mary") is None
     assert registry.keys() == {}
     with pytest.raises(InputError):
         registry.register("st-mary", node, public)

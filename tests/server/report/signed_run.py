@@ -14,7 +14,8 @@ from common.plan.plan import Plan
 from common.privacy.mechanism import Mechanism
 from common.protocol.statement import SAME_USER, SIMULATED, Head, Lifetime, Statement
 from common.settings import validate
-from server.run_directory.run_directory import RoundLine, RunDirectory, RunInfo
+from server.run_directory.round_log import RoundLine
+from server.run_directory.run_directory import RunDirectory, RunInfo
 
 RUN = "triage-2026-11-22-1a2b3c4d"
 SHAPES = {"q_proj.lora_A.weight": (2, 6), "q_proj.lora_B.weight": (4, 2)}
@@ -88,11 +89,11 @@ def make_run(
     for number in range(plan.training.rounds + 1):
         organizations = {"asked": names, "answered": names, "refused": {}} if number else {}
         metrics = {"perplexity": 40 / (1 + number) + 5, "accuracy": 0.5}
-        directory.append_round(RoundLine(number, organizations, 1000, 2000, 1.5, metrics))
+        directory.round_log.append(RoundLine(number, organizations, 1000, 2000, 1.5, metrics))
     for item in statements:
-        directory.write_statement(item)
+        directory.statements.write(item)
     for name, key in keys.items():
-        directory.write_key(name, key.public)
+        directory.statements.write_key(name, key.public)
     return directory
 
 

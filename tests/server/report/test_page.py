@@ -25,7 +25,8 @@ from common.protocol.statement import Lifetime, Statement
 from server.report.audit import read_report, write_report
 from server.report.charts import epsilon_chart, quality_chart
 from server.report.page import render_page
-from server.run_directory.run_directory import RoundLine, RunDirectory
+from server.run_directory.round_log import RoundLine
+from server.run_directory.run_directory import RunDirectory
 from tests.conftest import ROOT
 from tests.server.report.signed_run import PLAN, RUN, change, make_run, signed, simulated, statement
 
@@ -317,4 +318,4 @@ def test_keys_from_elsewhere_take_the_place_of_the_runs_own(tmp_path: Path) -> N
 def test_a_run_directory_that_moved_is_still_read(tmp_path: Path) -> None:
     make_run(tmp_path / "run", [GOOD], {"st-mary": KEY})
     (tmp_path / "run").rename(tmp_path / "moved")
-    assert RunDirectory.open(tmp_path / "moved").keys() == {"st-mary": KEY.public}
+    assert RunDirectory.open(tmp_path / "moved").statements.keys() == {"st-mary": KEY.public}

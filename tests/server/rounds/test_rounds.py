@@ -23,7 +23,8 @@ from server.rounds.rounds import run_rounds
 from server.rounds.server_app import app
 from server.run.start import start_run
 from server.run_directory.evaluation import Evaluation
-from server.run_directory.run_directory import RoundLine, RunDirectory
+from server.run_directory.round_log import RoundLine
+from server.run_directory.run_directory import RunDirectory
 from server.tracking.observer import Observer
 from simulations.local_grid import LocalGrid
 from simulations.simulate import participants_of, simulated_organization
@@ -312,7 +313,7 @@ def test_the_server_app_runs_a_run_directory(start: Callable[..., RunDirectory],
     config = {"run-directory": str(directory.path)}
     app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config))
     assert directory.latest_checkpoint()[0] == 1
-    assert [statement.organization for statement in directory.statements()] == ["a", "b"]
+    assert [statement.organization for statement in directory.statements.read()] == ["a", "b"]
 
 
 def test_the_server_app_says_complete_when_patience_ends_the_run(
@@ -330,8 +331,11 @@ def test_the_server_app_says_complete_when_patience_ends_the_run(
     grid = LocalGrid(participants_of(directory, organizations, records, LoraModel(str(tiny_base), plan)))
     config = {"run-directory": str(directory.path)}
     app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config))
-    status = directory.status()
+    status = directory.status.read()
     assert status is not None
     assert status.state == "complete"
     assert [line.round for line in directory.rounds()] == [0, 1]
-    assert [statement.mechanisms[0].steps for statement in directory.statements()] == [10, 10]  # the whole run
+    assert [statement.mechanisms[0].steps for statement in directory.statements.read()] == [
+        10,
+        10,
+    ]  # the whole run

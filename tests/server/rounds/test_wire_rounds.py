@@ -24,7 +24,8 @@ from common.protocol.statement import Statement
 from server.report.page import render_page
 from server.rounds.rounds import run_rounds
 from server.run.start import start_run
-from server.run_directory.run_directory import RoundLine, RunDirectory
+from server.run_directory.round_log import RoundLine
+from server.run_directory.run_directory import RunDirectory
 from server.run_directory.traffic import traffic
 from server.tracking.observer import Observer
 from server.tracking.summary import print_summary
@@ -194,7 +195,7 @@ def shown(path: Path, plan: Plan) -> tuple[str, str]:
     """What the terminal and the page say of a run under a plan."""
     directory = make_run(path, [statement("st-mary")], {})
     directory.plan = plan
-    report = build_report(RUN, directory.statements(), {})
+    report = build_report(RUN, directory.statements.read(), {})
     screen = Console(file=io.StringIO(), width=200)
     print_summary(directory, report, screen)
     share = traffic(directory.rounds(), directory.info.shapes).share if plan is not PLAN else None

@@ -19,7 +19,9 @@ from common.system.lock import exclusive
 from server.run.flwr_cli import Flower
 from server.run.run import _follow, _pass_on, _stopped_on_error
 from server.run.start import start_run
-from server.run_directory.run_directory import RoundLine, RunDirectory, Status
+from server.run_directory.round_log import RoundLine
+from server.run_directory.run_directory import RunDirectory
+from server.run_directory.status import Status
 from server.tracking.observer import Observer
 from server.tracking.progress import ProgressBar
 from tests.conftest import MakePlan
@@ -90,9 +92,9 @@ def test_the_progress_of_another_process_is_passed_on(directory: RunDirectory) -
         def write() -> None:
             for one in told:
                 if isinstance(one, Status):
-                    directory.write_status(one)
+                    directory.status.write(one)
                 else:
-                    directory.append_round(one)
+                    directory.round_log.append(one)
 
         return write
 
@@ -119,8 +121,8 @@ def test_the_progress_of_another_process_is_passed_on(directory: RunDirectory) -
 
 
 def test_nothing_is_told_of_a_round_after_its_line(directory: RunDirectory) -> None:
-    directory.append_round(RoundLine(0, {}))
-    directory.append_round(RoundLine(1, {}))
+    directory.round_log.append(RoundLine(0, {}))
+    directory.round_log.append(RoundLine(1, {}))
     recorder = Recorder()
     told = Status("running", 1, ["a", "b"], ["a"])
     assert _pass_on(directory, recorder, told, Status("running", 1, ["a", "b"], ["a", "b"]), 0) == 1
@@ -131,7 +133,7 @@ def test_who_is_waited_for_is_named(directory: RunDirectory, monkeypatch: pytest
     monkeypatch.setattr(server.run.run, "_LATE_SECONDS", 0.2)
 
     def tell(status: Status) -> Callable[[], None]:
-        return lambda: directory.write_status(status)
+        return lambda: directory.status.write(status)
 
     recorder = Recorder()
     running = Status("running", 1, ["a", "b", "c"], ["b"])
@@ -154,11 +156,11 @@ def test_the_bar_names_whom_it_waits_for_also_where_none_can_be_drawn(make_plan:
 
 def test_a_server_app_that_ended_is_said_and_one_that_failed_says_why(directory: RunDirectory) -> None:
     with (
-        server_app(directory, lambda: directory.write_status(Status("waiting"))),
+        server_app(directory, lambda: directory.status.write(Status("waiting"))),
         pytest.raises(SottoError, match="ended before the run was complete; continue with --resume"),
     ):
         _follow(directory, Observer(), (Submitted(), "7"))
-    directory.write_status(Status("failed", reason="round 1: nobody"))
+    directory.status.write(Status("failed", reason="round 1: nobody"))
     with pytest.raises(SottoError, match="round 1: nobody; continue with --resume"):
         _follow(directory, Observer(), (Submitted(), "7"))
 
@@ -169,8 +171,8 @@ def test_a_server_app_that_begins_between_two_looks_is_not_taken_for_dead(
     """It took the lock after the look at the lock, and spoke before the look at what it says."""
     looks = iter([False])
     monkeypatch.setattr(server.run.run, "is_held", lambda _: next(looks, True))
-    directory.write_status(Status("waiting"))
-    threading.Timer(0.5, lambda: directory.write_status(Status("complete"))).start()
+    directory.status.write(Status("waiting"))
+    threading.Timer(0.5, lambda: directory.status.write(Status("complete"))).start()
     _follow(directory, Observer(), (Submitted(), "7"))
 
 
@@ -192,7 +194,7 @@ def test_a_run_that_has_not_begun_yet_is_stopped_too(directory: RunDirectory, er
 
 def test_a_run_that_failed_by_itself_needs_no_stop(directory: RunDirectory) -> None:
     flower = Submitted()
-    directory.write_status(Status("failed", reason="so"))
+    directory.status.write(Status("failed", reason="so"))
     with pytest.raises(SottoError), _stopped_on_error(flower, "7", directory):
         raise SottoError("so")
     assert flower.stopped == []
@@ -201,7 +203,7 @@ def test_a_run_that_failed_by_itself_needs_no_stop(directory: RunDirectory) -> N
 def test_a_run_whose_server_app_died_is_stopped(directory: RunDirectory) -> None:
     """Organizations would wait for what it had begun to send."""
     flower = Submitted()
-    directory.write_status(Status("running", 1, ["a"]))
+    directory.status.write(Status("running", 1, ["a"]))
     with pytest.raises(SottoError), _stopped_on_error(flower, "7", directory):
         raise SottoError("the ServerApp ended")
     assert flower.stopped == ["7"]

@@ -17,7 +17,8 @@ from common.privacy.mechanism import Mechanism
 from common.protocol.statement import Head, Lifetime, Statement
 from common.settings import validate
 from server.aggregation.optimizers import ServerState
-from server.run_directory.run_directory import RoundLine, RunDirectory, RunInfo, ensure_free, new_run_id
+from server.run_directory.round_log import RoundLine
+from server.run_directory.run_directory import RunDirectory, RunInfo, ensure_free, new_run_id
 
 A, B = "q_proj.lora_A.weight", "q_proj.lora_B.weight"
 SHAPES = {A: (2, 6), B: (4, 2)}
@@ -77,7 +78,7 @@ def test_a_run_that_was_created_is_opened_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_second_run_in_one_directory_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    created(tmp_path).append_round(line(0))
+    created(tmp_path).round_log.append(line(0))
     before = tree(tmp_path)
     with pytest.raises(InputError, match=INFO.run):
         created(tmp_path)
@@ -141,7 +142,7 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
 def test_the_latest_checkpoint_is_that_of_the_last_round(tmp_path: Path, numbers: list[int]) -> None:
     directory = created(tmp_path)
     for number in numbers:
-        directory.write_checkpoint(number, ServerState(adapter(number)))
+        directory.checkpoints.write(number, ServerState(adapter(number)))
     number, latest = RunDirectory.open(tmp_path).latest_checkpoint()
     assert number == numbers[-1]
     assert (latest[B] == numbers[-1]).all()
@@ -149,12 +150,12 @@ def test_the_latest_checkpoint_is_that_of_the_last_round(tmp_path: Path, numbers
 
 def test_a_checkpoint_that_was_interrupted_does_not_count_and_is_not_in_the_way(tmp_path: Path) -> None:
     directory = created(tmp_path)
-    directory.write_checkpoint(1, ServerState(adapter(1)))
+    directory.checkpoints.write(1, ServerState(adapter(1)))
     part = tmp_path / "checkpoints" / "round-0002.part"
     part.mkdir()
     (part / "adapter.safetensors").write_bytes(b"half")
     assert RunDirectory.open(tmp_path).latest_checkpoint()[0] == 1
-    directory.write_checkpoint(2, ServerState(adapter(2)))
+    directory.checkpoints.write(2, ServerState(adapter(2)))
     number, latest = RunDirectory.open(tmp_path).latest_checkpoint()
     assert (number, latest[B][0, 0]) == (2, 2.0)
     assert not part.exists()
@@ -162,8 +163,8 @@ def test_a_checkpoint_that_was_interrupted_does_not_count_and_is_not_in_the_way(
 
 def test_a_round_that_is_run_again_replaces_its_checkpoint(tmp_path: Path) -> None:
     directory = created(tmp_path)
-    directory.write_checkpoint(1, ServerState(adapter(1)))
-    directory.write_checkpoint(1, ServerState(adapter(7)))
+    directory.checkpoints.write(1, ServerState(adapter(1)))
+    directory.checkpoints.write(1, ServerState(adapter(7)))
     assert (directory.latest_checkpoint()[1][B] == 7).all()
     state = json.loads((tmp_path / "checkpoints" / "round-0001" / "state.json").read_bytes())
     assert state == {"run": INFO.run, "round": 1}
@@ -176,13 +177,13 @@ def with_optimizer(path: Path) -> tuple[RunDirectory, ServerState]:
     plan = PLAN.model_copy(update={"aggregation": Aggregation.model_validate(ADAM)})
     directory = RunDirectory.create(path, INFO, plan, adapter(0))
     state = ServerState(*(adapter(value) for value in (1.0, -2.0, 3.0, 4.0)))
-    directory.write_checkpoint(1, state)
+    directory.checkpoints.write(1, state)
     return directory, state
 
 
 def test_the_state_of_the_server_is_found_again(tmp_path: Path) -> None:
     directory, state = with_optimizer(tmp_path)
-    number, found = directory.latest_state()
+    number, found = directory.checkpoints.latest()
     assert number == 1
     for part in ("adapter", "momentum", "variance", "average"):
         assert (getattr(found, part)[B] == getattr(state, part)[B]).all(), part
@@ -216,7 +217,7 @@ def test_a_state_that_is_not_this_runs_is_an_input_error(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=said) as caught:
-        directory.latest_state()
+        directory.checkpoints.latest()
     assert "\n" not in str(caught.value)
 
 
@@ -236,7 +237,7 @@ def test_lines_come_back_in_their_order(tmp_path: Path) -> None:
     directory = created(tmp_path)
     assert directory.rounds() == []
     for number in range(3):
-        directory.append_round(line(number))
+        directory.round_log.append(line(number))
     assert RunDirectory.open(tmp_path).rounds() == [line(0), line(1), line(2)]
     texts = (tmp_path / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(text)["round"] for text in texts] == [0, 1, 2]
@@ -246,24 +247,24 @@ def test_lines_come_back_in_their_order(tmp_path: Path) -> None:
 def test_a_last_line_that_was_cut_off_does_not_count(tmp_path: Path, cut: int) -> None:
     directory = created(tmp_path)
     for number in range(3):
-        directory.append_round(line(number))
+        directory.round_log.append(line(number))
     path = tmp_path / "rounds.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
     directory = RunDirectory.open(tmp_path)
     assert directory.rounds() == [line(0), line(1)]
-    assert directory.forget_rounds_after(1) == [line(0), line(1)]
-    directory.append_round(line(2))
+    assert directory.round_log.forget_after(1) == [line(0), line(1)]
+    directory.round_log.append(line(2))
     assert RunDirectory.open(tmp_path).rounds() == [line(0), line(1), line(2)]
 
 
 def test_rounds_without_a_checkpoint_are_forgotten_before_they_are_run_again(tmp_path: Path) -> None:
     directory = created(tmp_path)
-    assert directory.forget_rounds_after(0) == []
+    assert directory.round_log.forget_after(0) == []
     for number in range(4):
-        directory.append_round(line(number))
+        directory.round_log.append(line(number))
     (tmp_path / "rounds.jsonl.part").write_bytes(b"left behind")
-    assert directory.forget_rounds_after(1) == [line(0), line(1)]
-    directory.append_round(line(2))
+    assert directory.round_log.forget_after(1) == [line(0), line(1)]
+    directory.round_log.append(line(2))
     assert RunDirectory.open(tmp_path).rounds() == [line(0), line(1), line(2)]
     assert not (tmp_path / "rounds.jsonl.part").exists()
 
@@ -273,7 +274,7 @@ def test_rounds_without_a_checkpoint_are_forgotten_before_they_are_run_again(tmp
 
 def test_statements_come_back_by_organization(tmp_path: Path) -> None:
     directory = created(tmp_path)
-    assert directory.statements() == []
+    assert directory.statements.read() == []
     written = [
         Statement(
             organization=name,
@@ -293,16 +294,16 @@ def test_statements_come_back_by_organization(tmp_path: Path) -> None:
         for name in ("st-mary", "county")
     ]
     for statement in written:
-        directory.write_statement(statement)
-    assert RunDirectory.open(tmp_path).statements() == [written[1], written[0]]
+        directory.statements.write(statement)
+    assert RunDirectory.open(tmp_path).statements.read() == [written[1], written[0]]
     assert (tmp_path / "privacy" / "statements" / "county.json").is_file()
 
 
 def test_no_half_written_file_is_left(tmp_path: Path) -> None:
     directory = created(tmp_path)
-    directory.append_round(line(0))
-    directory.forget_rounds_after(0)
-    directory.write_checkpoint(1, ServerState(adapter(1)))
+    directory.round_log.append(line(0))
+    directory.round_log.forget_after(0)
+    directory.checkpoints.write(1, ServerState(adapter(1)))
     directory.write_json("privacy/report.json", {"ε": 1})
     assert [name for name in tree(tmp_path) if ".part" in name] == []
     assert json.loads((tmp_path / "privacy" / "report.json").read_bytes()) == {"ε": 1}

@@ -9,7 +9,7 @@ import pytest
 
 from common.plan.plan import Plan
 from common.settings import validate
-from server.run_directory.run_directory import RoundLine
+from server.run_directory.round_log import RoundLine
 from server.run_directory.selection import best_evaluation, choice, evaluated_line, is_over, result_line
 from tests.server.report.signed_run import PLAN, classes_plan
 
