@@ -12,7 +12,7 @@ SUITE := $(PYTEST) --numprocesses 3 --dist loadfile --no-loadscope-reorder --dur
 INSTALL = $(PYTHON) locks/install.py .venv --lean --torch-index '$(TORCH_INDEX)'
 UV := .venv/uv
 
-.PHONY: demo test test-all soak check lock upgrade proto clean
+.PHONY: demo test test-all soak check structure lock upgrade proto clean
 demo: .venv/ready
 	$(QUIET) $(BIN)/sotto simulate
 
@@ -32,6 +32,10 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) structure
+
+structure: .venv/dev
+	$(PYTEST) --noconftest tests/test_structure.py
 
 # The stubs are made with the oldest grpcio that is supported: they refuse to run under an older one.
 proto:

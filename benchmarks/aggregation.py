@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from long_runs import ROOT, Results, banking77, simulated
+from parts.long_runs import ROOT, Results, banking77, simulated
 
 ORGANIZATIONS = 7
 TEST_RECORDS = 749
@@ -34,24 +34,22 @@ def _ranks(method: str, *ranks: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def _ffa(**aggregation: Any) -> dict[str, dict[str, Any]]:
-    return {"aggregation": aggregation}
-
-
 # Sections of the plan that a method changes.
 METHODS: dict[str, dict[str, dict[str, Any]]] = {
     "ffa": {},
     "fedavg": _ranks("fedavg", 4),
     "svd": _ranks("svd", 4),
     "stack": _ranks("stack", 4),
-    "ffa, average": _ffa(average=0.9),
-    "ffa, fedavgm": _ffa(server_optimizer="fedavgm", server_learning_rate=0.5, server_momentum=0.5),
-    "ffa, fedadam": _ffa(server_optimizer="fedadam", server_learning_rate=0.01),
-    "ffa, fedyogi": _ffa(server_optimizer="fedyogi", server_learning_rate=0.01),
-    "ffa, fedadagrad": _ffa(server_optimizer="fedadagrad", server_learning_rate=0.03),
-    "ffa, median": _ffa(robust="median", byzantine=2),
-    "ffa, trimmed mean": _ffa(robust="trimmed-mean", byzantine=2),
-    "ffa, multi-Krum": _ffa(robust="multi-krum", byzantine=2),
+    "ffa, average": {"aggregation": {"average": 0.9}},
+    "ffa, fedavgm": {
+        "aggregation": {"server_optimizer": "fedavgm", "server_learning_rate": 0.5, "server_momentum": 0.5}
+    },
+    "ffa, fedadam": {"aggregation": {"server_optimizer": "fedadam", "server_learning_rate": 0.01}},
+    "ffa, fedyogi": {"aggregation": {"server_optimizer": "fedyogi", "server_learning_rate": 0.01}},
+    "ffa, fedadagrad": {"aggregation": {"server_optimizer": "fedadagrad", "server_learning_rate": 0.03}},
+    "ffa, median": {"aggregation": {"robust": "median", "byzantine": 2}},
+    "ffa, trimmed mean": {"aggregation": {"robust": "trimmed-mean", "byzantine": 2}},
+    "ffa, multi-Krum": {"aggregation": {"robust": "multi-krum", "byzantine": 2}},
     "svd, rank 8": _ranks("svd", 8),
     "svd, rank 16": _ranks("svd", 16),
     "svd, ranks 4, 8, 16": _ranks("svd", 4, 8, 16),

@@ -36,14 +36,16 @@ from typing import Any
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
-from random_models import llama_config, lora_model, trained_of
+from parts.random_models import llama_config, lora_model, trained_of
+from parts.steps import private_and_plain
+from parts.subjects import ADAPTERS, Subject, subjects
 from scipy.stats import kstest  # type: ignore[import-untyped]
-from steps import private_and_plain
-from subjects import ADAPTERS, Subject, subjects
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from client.vault.training.dp_sgd import Gradients, MicroBatch, add_noise, clipped_sum
+from client.vault.training.dp_sgd import add_noise, clipped_sum
 from client.vault.training.entropy import Keystream
+from client.vault.training.micro_batches import MicroBatch
+from client.vault.training.per_example import Gradients
 from common.model.precision import computing_in
 from common.tasks import padded_length
 
@@ -170,7 +172,7 @@ def speed(device: str, *, small: bool, runs: int) -> Iterator[Row]:
     if small:
         config, length, batch = llama_config(64, 2), 32, 4
     else:
-        config = llama_config(2048, 16, intermediate_size=8192, num_key_value_heads=8, vocab_size=128256)
+        config = llama_config(2048, 16, LLAMA_1B)
         length, batch = 512, 32
     for method in ("ffa", "fedavg"):
         with torch.device(device):
@@ -223,6 +225,8 @@ def _settle(device: str) -> int:
     return peak
 
 
+# Llama-3.2-1B, where it differs from a Llama of its width.
+LLAMA_1B = {"intermediate_size": 8192, "num_key_value_heads": 8, "vocab_size": 128256}
 PARTS = ("gradients", "rows", "neighbours", "noise", "speed")
 
 

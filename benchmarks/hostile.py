@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from long_runs import ROOT, Results, banking77
+from parts.long_runs import ROOT, Results, banking77
 
 from common.adapter.adapter import Adapter, from_bytes, sent, to_bytes
 from common.model.model import LoraModel

@@ -42,10 +42,9 @@ def one(senders: int, layers: int, screen: bool, folder: Path) -> None:
     from server.tracking.observer import Observer
     from simulations.local_grid import LocalGrid
 
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in range(layers):
-        shapes[f"layer-{layer:03d}.lora_A.weight"] = (_RANK, _WIDTH)
-        shapes[f"layer-{layer:03d}.lora_B.weight"] = (_WIDTH, _RANK)
+    names = [f"layer-{layer:03d}.lora" for layer in range(layers)]
+    shapes: dict[str, tuple[int, ...]] = {f"{name}_A.weight": (_RANK, _WIDTH) for name in names}
+    shapes |= {f"{name}_B.weight": (_WIDTH, _RANK) for name in names}
     noise = np.random.default_rng(0).normal(0, 1e-3, _RANK * _WIDTH).astype(np.float32)
 
     class Sender:
@@ -80,9 +79,8 @@ def one(senders: int, layers: int, screen: bool, folder: Path) -> None:
     start = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     directory = RunDirectory.create(folder / "run", info, plan, start)
     begin = time.monotonic()
-    run_rounds(
-        LocalGrid({number: Sender(number) for number in range(1, senders + 1)}), directory, None, Observer()
-    )
+    grid = LocalGrid({number: Sender(number) for number in range(1, senders + 1)})
+    run_rounds(grid, directory, None, Observer())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     (line,) = directory.rounds()[1:]
     assert len(line.organizations["answered"]) == senders

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from random_models import llama_config, lora_model
-from steps import private_and_plain
+from parts.random_models import llama_config, lora_model
+from parts.steps import private_and_plain
 
 LENGTH, BATCH = 64, 32
 

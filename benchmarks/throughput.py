@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 
 from client.vault.policy.organization import VaultSection
-from client.vault.training.dp_sgd import MicroBatch, PerExampleGradients, micro_batches
+from client.vault.training.micro_batches import MicroBatch, micro_batches
+from client.vault.training.per_example import PerExampleGradients
 from common.model.model import LoraModel
 from common.plan.lora import Lora
 from common.plan.plan import Model, Plan, Privacy, Training

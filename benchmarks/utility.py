@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from long_runs import ROOT, Results, simulated
+from parts.long_runs import ROOT, Results, simulated
 
 from common.plan.plan import Plan
 from common.settings import validate

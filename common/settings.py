@@ -58,6 +58,15 @@ class SettingsFile(Section):
         settings._folder = path.absolute().parent
         return settings
 
+    @classmethod
+    def from_dict(cls: type[F], values: dict[str, Any]) -> F:
+        """What a file with these sections and keys would say. Paths are relative to the current folder.
+
+        Raises:
+            InputError: one line on the first thing that is wrong in it.
+        """
+        return validate(values, cls, cls.__name__.lower())
+
     def path(self, text: str) -> Path:
         """A path of this file, made absolute."""
         return resolve(text, self._folder)
@@ -207,6 +216,9 @@ def resolve(text: str, folder: Path) -> Path:
 
     Raises:
         InputError: it names a variable that is not set.
+
+    >>> str(resolve("records.jsonl", Path("/srv/st-mary")))
+    '/srv/st-mary/records.jsonl'
     """
     missing = [name for name in re.findall(r"\$\{(\w+)\}", text) if name not in os.environ]
     if missing:

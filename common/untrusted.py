@@ -18,6 +18,9 @@ def read_json(text: str | bytes, most: int = MOST_CHARACTERS) -> Any:
 
     Raises:
         ValueError: it is longer, is not JSON, is nested too deeply, has a key twice, or holds NaN or an infinity.
+
+    >>> read_json('{"epsilon": 8.0}')
+    {'epsilon': 8.0}
     """
     if len(text) > most:
         raise ValueError(f"{len(text)} characters; there should be at most {most}")
@@ -44,14 +47,21 @@ def _no_number(name: str) -> float:
 
 
 def printable(text: str, length: int = 200) -> str:
-    """A text that others wrote, for a line on a screen: without control characters or line breaks, and cut.
+    r"""A text that others wrote, for a line on a screen: without control characters or line breaks, and cut.
 
     Characters that change the direction of writing or that cannot be seen are replaced as well.
+
+    >>> printable("red: \x1b[31m and a bell \x07")
+    'red: �[31m and a bell �'
     """
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: length + 1])
     return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 
 def printable_lines(text: str) -> str:
-    """A text that a model wrote, for a screen: line breaks stay, other control characters do not."""
+    r"""A text that a model wrote, for a screen: line breaks stay, other control characters do not.
+
+    >>> printable_lines("one\ntwo\x07")
+    'one\ntwo�'
+    """
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -11,11 +11,12 @@ import torch
 from client.vault.policy.organization import Organization
 from client.vault.records.units import EncodedRecords
 from client.vault.release import received, released
-from client.vault.training.dp_sgd import choose_examples, micro_batches, poisson_sample
+from client.vault.training.dp_sgd import choose_examples, poisson_sample
 from client.vault.training.entropy import Entropy
 from client.vault.training.features import FrozenUnits
+from client.vault.training.micro_batches import micro_batches
+from client.vault.training.optimizer import make_optimizer
 from client.vault.training.verification import verified_precision
-from client.vault.vault import make_optimizer
 from common.errors import Refused
 from common.model.model import LoraModel
 from common.model.precision import computing_in

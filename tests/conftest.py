@@ -48,7 +48,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no worker waits for another one at the end."""
-    longest = ("tests/federation/", "tests/client/vault/test_process_kills.py", "tests/mutants/")
+    longest = ("tests/federation/", "tests/client/vault/kills/test_process_kills.py", "tests/mutants/")
     items.sort(key=lambda item: not item.nodeid.startswith(longest))
 
 

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from client.vault.policy.organization import Entity, Organization
-from client.vault.records.anonymize import Anonymized, Anonymizer, check_fields, open_anonymizer, readable, token
+from client.vault.records.anonymize import Anonymizer, check_fields, open_anonymizer, readable
+from client.vault.records.replacement import Anonymized, token
 from client.vault.records.units import load_records
 from common.errors import InputError
 from common.plan.plan import Plan

@@ -21,18 +21,12 @@ from client.check.findings import Checks, Group
 from client.vault.policy.organization import Organization
 from client.vault.records.units import Unit
 from client.vault.start import listed_folder, open_device
-from client.vault.training.dp_sgd import (
-    GuaranteeError,
-    Step,
-    choose_examples,
-    groups,
-    micro_batches,
-    poisson_sample,
-    train,
-)
+from client.vault.training.dp_sgd import Step, choose_examples, poisson_sample, train
 from client.vault.training.entropy import SystemEntropy
+from client.vault.training.micro_batches import groups, micro_batches
+from client.vault.training.optimizer import make_optimizer
+from client.vault.training.per_example import GuaranteeError
 from client.vault.training.verification import verified_precision
-from client.vault.vault import make_optimizer
 from common.errors import SottoError
 from common.model.model import LoraModel
 from common.model.precision import multiplies_bfloat16

@@ -10,7 +10,6 @@ import threading
 import time
 import types
 from collections.abc import Callable
-from typing import Any
 
 import flwr.supercore.object_store.object_store_factory as objects
 import flwr.supernode.nodestate.nodestate_factory as states
@@ -87,8 +86,8 @@ def quicken(bell: Bell) -> None:
             return stored
 
     class Objects(InMemoryObjectStore):
-        def put(self, *arguments: Any, **keywords: Any) -> None:
-            super().put(*arguments, **keywords)
+        def put(self, object_id: str, object_content: bytes) -> None:
+            super().put(object_id, object_content)
             pace.arrive()
 
     vars(states)["InMemoryNodeState"] = State

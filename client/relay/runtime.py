@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import httpx
 import uvicorn.config
@@ -58,7 +58,7 @@ _RETRY_SECONDS = 1.0
 # The server looks every half second who is connected.
 _AWAY_SECONDS = 2.0
 
-Pull = Callable[..., dict[str, bytes]]
+P = ParamSpec("P")
 
 _log = logging.getLogger(__name__)
 
@@ -118,14 +118,14 @@ class _ReturningClient(FleetHttpClient):
         return super().ActivateNode(request)
 
 
-def _forgotten_with_its_run(pull: Pull) -> Pull:
+def _forgotten_with_its_run(pull: Callable[P, dict[str, bytes]]) -> Callable[P, dict[str, bytes]]:
     """Let a message whose run ends while it arrives fail like any other that cannot be received.
 
     Flower would keep the part of it that is there, and the relay wait minutes for the rest.
     """
 
     @functools.wraps(pull)
-    def pull_or_fail(*arguments: Any, **keywords: Any) -> dict[str, bytes]:
+    def pull_or_fail(*arguments: P.args, **keywords: P.kwargs) -> dict[str, bytes]:
         try:
             return pull(*arguments, **keywords)
         except RunNotRunningException:

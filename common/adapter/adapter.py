@@ -173,17 +173,30 @@ def initial(shapes: Shapes, seed: int) -> Adapter:
 
 
 def is_a(name: str) -> bool:
-    """Whether a tensor is an A matrix, the half that is drawn at random."""
+    """Whether a tensor is an A matrix, the half that is drawn at random.
+
+    >>> is_a("layers.0.q_proj.lora_A.weight"), is_a("layers.0.q_proj.lora_B.weight")
+    (True, False)
+    """
     return ".lora_A." in name
 
 
 def is_lora(name: str) -> bool:
-    """Whether a tensor is one of a LoRA layer; else it is one of the head."""
+    """Whether a tensor is one of a LoRA layer; else it is one of the head.
+
+    >>> is_lora("layers.0.q_proj.lora_B.weight"), is_lora("head.weight")
+    (True, False)
+    """
     return ".lora_" in name
 
 
 def trained(shapes: Shapes, method: str) -> dict[str, tuple[int, ...]]:
-    """The tensors that an aggregation method trains and sends: all, but for "ffa" without A."""
+    """The tensors that an aggregation method trains and sends: all, but for "ffa" without A.
+
+    >>> shapes = {"q.lora_A.weight": (2, 8), "q.lora_B.weight": (8, 2)}
+    >>> trained(shapes, "ffa"), len(trained(shapes, "fedavg"))
+    ({'q.lora_B.weight': (8, 2)}, 2)
+    """
     return {name: shape for name, shape in shapes.items() if method != "ffa" or not is_a(name)}
 
 
@@ -199,7 +212,11 @@ def sent(trained_shapes: Shapes, *, head_only: bool) -> dict[str, tuple[int, ...
 
 
 def at_rank(shapes: Shapes, rank: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of an organization that trains at a rank; a head's are the same for all."""
+    """The shapes of an organization that trains at a rank; a head's are the same for all.
+
+    >>> at_rank({"q.lora_A.weight": (4, 8), "q.lora_B.weight": (6, 4)}, 2)
+    {'q.lora_A.weight': (2, 8), 'q.lora_B.weight': (6, 2)}
+    """
 
     def own(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         if not is_lora(name):
@@ -210,11 +227,19 @@ def at_rank(shapes: Shapes, rank: int) -> dict[str, tuple[int, ...]]:
 
 
 def cut(adapter: Adapter, rank: int) -> Adapter:
-    """The first rows of A and columns of B, sorted by weight in the aggregation of products; a head as it is."""
+    """The first rows of A and columns of B, sorted by weight in the aggregation of products; a head as it is.
+
+    >>> {name: tensor.shape for name, tensor in cut({"q.lora_A.weight": np.zeros((4, 8))}, 2).items()}
+    {'q.lora_A.weight': (2, 8)}
+    """
     lora = {name: tensor for name, tensor in adapter.items() if is_lora(name)}
     return adapter | {name: tensor[:rank] if is_a(name) else tensor[:, :rank] for name, tensor in lora.items()}
 
 
 def subtract(left: Adapter, right: Adapter) -> Adapter:
-    """Left − right, tensor by tensor."""
+    """Left − right, tensor by tensor.
+
+    >>> subtract({"w": np.array([3.0])}, {"w": np.array([1.0])})["w"].tolist()
+    [2.0]
+    """
     return {name: left[name] - right[name] for name in left}

@@ -38,7 +38,11 @@ _LEVELS = {"int8": 127, "int4": 7}
 
 
 def layout(shapes: Mapping[str, tuple[int, ...]], number_format: Fewer) -> dict[str, tuple[str, int]]:
-    """What the tensors become: for each part, in order, numpy's name of its type and how many numbers it has."""
+    """What the tensors become: for each part, in order, numpy's name of its type and how many numbers it has.
+
+    >>> layout({"q.lora_A.weight": (2, 8)}, "int4")
+    {'scales': ('<f4', 2), 'int4': ('<u1', 8)}
+    """
     count = sum(math.prod(shape) for shape in shapes.values())
     if number_format == "bfloat16":
         return {number_format: ("<u2", count)}

@@ -51,7 +51,11 @@ class PublicUniforms:
 
 
 def channels(shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many channels a tensor has, and how many numbers each; a vector is one channel."""
+    """How many channels a tensor has, and how many numbers each; a vector is one channel.
+
+    >>> channels((16, 8)), channels((16,))
+    ((8, 16), (1, 16))
+    """
     rows = shape[0] if len(shape) > 1 else 1
     columns = math.prod(shape[1:]) if len(shape) > 1 else math.prod(shape)
     return min(rows, columns), max(rows, columns)
@@ -95,7 +99,11 @@ def dequantize(steps: npt.NDArray[np.int8], scales: Floats, shape: tuple[int, ..
 
 
 def pack(steps: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """Numbers from −8 to 7 as nibbles in two's complement, the first in the low half; an odd last half is zero."""
+    """Numbers from −8 to 7 as nibbles in two's complement, the first in the low half; an odd last half is zero.
+
+    >>> pack(np.array([1, -2, 3], np.int8)).tolist()
+    [225, 3]
+    """
     nibbles = np.append(steps.ravel(), np.zeros(steps.size % 2, np.int8)).astype(np.uint8) & np.uint8(0xF)
     return nibbles[::2] | nibbles[1::2] << np.uint8(4)
 
@@ -105,6 +113,9 @@ def unpack(packed: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.int8]:
 
     Raises:
         ValueError: the odd last half is not zero.
+
+    >>> unpack(pack(np.array([1, -2, 3], np.int8)), 3).tolist()
+    [1, -2, 3]
     """
     nibbles = np.stack([packed & 0xF, packed >> 4], axis=1).ravel()
     if nibbles[count:].any():

@@ -59,6 +59,11 @@ def is_signed(message: bytes, signature: str, public: str) -> bool:
     """Whether a signature over a message was made with the private half of a public key.
 
     Both are lower-case hexadecimal digits and nothing else: what is signed has one spelling.
+
+    >>> key = StatementKey.generate()
+    >>> signature = key.sign(b"message")
+    >>> is_signed(b"message", signature, key.public), is_signed(b"another", signature, key.public)
+    (True, False)
     """
     if not (re.fullmatch("[0-9a-f]{64}", public) and re.fullmatch("[0-9a-f]{128}", signature)):
         return False

@@ -48,32 +48,47 @@ class HeadedModel(torch.nn.Module):
         """The configuration of the base model."""
         return self.backbone.config
 
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """What the head gives, in float32.
 
         Args:
-            inputs: `input_ids` and `attention_mask`, shape (texts, tokens), and what else the base model takes.
+            input_ids: shape (texts, tokens).
+            attention_mask: 1 for tokens, 0 for padding; the same shape.
+            token_type_ids: which of two texts a token belongs to, for base models that take it; the same shape.
 
         Returns:
             Shape (texts, outputs), or (texts, tokens, outputs) without pooling.
         """
-        vectors = self.vectors(**inputs)
+        vectors = self.vectors(input_ids, attention_mask, token_type_ids)
         with torch.autocast(vectors.device.type, enabled=False):
             outputs: torch.Tensor = self.head(vectors)
         return outputs
 
-    def vectors(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """What the head is given, in float32.
+    def vectors(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What the head is given, in float32; the arguments are those of `forward`.
 
         Returns:
             Shape (texts, layers × width), or (texts, tokens, width) without pooling; each vector has length 1.
         """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
         outputs = self.backbone(**inputs, output_hidden_states=self.layers > 1)
         last: torch.Tensor = outputs.last_hidden_state.float()
         if self.pooling is None:
             return F.normalize(last, dim=-1)
         below = outputs.hidden_states[-self.layers : -1] if self.layers > 1 else ()
-        pooled = [_pooled(hidden.float(), inputs["attention_mask"], self.pooling) for hidden in (*below, last)]
+        pooled = [_pooled(hidden.float(), attention_mask, self.pooling) for hidden in (*below, last)]
         vectors = torch.cat([F.normalize(vector, dim=-1) for vector in pooled], dim=-1)
         return vectors / math.sqrt(self.layers)
 

@@ -44,6 +44,9 @@ def sample_rate(batch_size: int, public_size: int) -> float:
 
     Raises:
         ValueError: q would be above 1.
+
+    >>> sample_rate(256, 10_000)
+    0.0256
     """
     if batch_size > public_size:
         raise ValueError(f"batch_size = {batch_size} is above public_size = {public_size}")
@@ -96,7 +99,11 @@ def _non_negative(value: float) -> float:
 
 
 def round_up(value: float) -> float:
-    """An ε rounded up to four decimals."""
+    """An ε rounded up to four decimals.
+
+    >>> round_up(0.1234567891)
+    0.1235
+    """
     return float(Decimal(value).quantize(_EPSILON_DIGITS, rounding=ROUND_CEILING))
 
 
@@ -200,6 +207,9 @@ def renyi_divergence(mechanism: Mechanism, order: float) -> float:
     Args:
         mechanism: fixed before it runs.
         order: α above 1. Mironov, Talwar and Zhang 2019 (https://arxiv.org/abs/1908.10530), section 3.3.
+
+    >>> renyi_divergence(Mechanism(sample_rate=1.0, noise_multiplier=2.0, steps=1), order=4.0)
+    0.5
     """
     with _quiet():
         return float(
@@ -213,7 +223,11 @@ def renyi_divergence(mechanism: Mechanism, order: float) -> float:
 
 
 def total(values: Iterable[float]) -> Decimal:
-    """An exact decimal sum: ten times 0.1 is 1, so that a budget can be spent to its last digit."""
+    """An exact decimal sum: ten times 0.1 is 1, so that a budget can be spent to its last digit.
+
+    >>> sum([0.1] * 3), total([0.1] * 3)
+    (0.30000000000000004, Decimal('0.3'))
+    """
     # Floats span some 650 decimal digits; the usual 28 would round a tiny δ away.
     with localcontext(prec=2000):
         return sum((Decimal(repr(value)) for value in values), Decimal(0))

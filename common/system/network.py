@@ -61,6 +61,9 @@ def any_address(text: str, key: str) -> Address:
 
     Raises:
         InputError: it is no such address.
+
+    >>> any_address("coordinator.example:8443", "server").port
+    8443
     """
     host, _, port = text.rpartition(":")
     number = int(port) if len(port) <= 5 and port.isascii() and port.isdecimal() else 0
@@ -87,6 +90,9 @@ def loopback_address(text: str, key: str, why: str) -> Address:
 
     Raises:
         InputError: it is no such address, or not one of this machine alone.
+
+    >>> str(loopback_address("127.0.0.1:8000", "superlink", "it stays here"))
+    '127.0.0.1:8000'
     """
     address = any_address(text, key)
     if not address.is_loopback or ":" in address.host:

@@ -51,6 +51,9 @@ def padded_length(length: int) -> int:
 
     What an example is padded to depends on its own length only, and at least one position is padding: the
     kernels that run, and so the rounding of an example's gradient, do not depend on its companions.
+
+    >>> [padded_length(tokens) for tokens in (1, 16, 17, 100)]
+    [16, 32, 32, 112]
     """
     return 16 * (length // 16 + 1)
 

@@ -56,6 +56,9 @@ def answer_metrics(answers: Sequence[tuple[str, Sequence[str]]]) -> dict[str, fl
 
     Args:
         answers: what was predicted, and the references; both empty where there is no answer.
+
+    >>> answer_metrics([("the north ward", ["North ward"]), ("bed 4", ["bed 5"])])
+    {'exact_match': 0.5, 'f1': 0.75, 'records': 2}
     """
     exact = [
         max((_words(text) == _words(one) for one in right), default=not _words(text)) for text, right in answers

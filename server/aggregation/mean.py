@@ -48,6 +48,10 @@ def weighted_mean(updates: Sequence[Tensors], weights: Sequence[float]) -> Adapt
     Args:
         updates: of equal names and shapes, in an order that does not depend on who answered first.
         weights: one per update, positive; from public numbers only.
+
+    >>> updates = [{"w": np.array([1.0, 3.0])}, {"w": np.array([3.0, 5.0])}]
+    >>> weighted_mean(updates, [3, 1])["w"].tolist()
+    [1.5, 3.5]
     """
     mean = RunningMean()
     for update, weight in zip(updates, weights, strict=True):
@@ -56,15 +60,27 @@ def weighted_mean(updates: Sequence[Tensors], weights: Sequence[float]) -> Adapt
 
 
 def add(adapter: Adapter, update: Tensors) -> Adapter:
-    """The adapter after an update."""
+    """The adapter after an update.
+
+    >>> add({"w": np.array([1.0, 2.0])}, {"w": np.array([0.5, -1.0])})["w"].tolist()
+    [1.5, 1.0]
+    """
     return {name: adapter[name] + update[name] for name in adapter}
 
 
 def root_mean_square(update: Mapping[str, npt.NDArray[Any]]) -> float:
-    """The norm of an update per coordinate, so that those of unequal ranks can be compared."""
+    """The norm of an update per coordinate, so that those of unequal ranks can be compared.
+
+    >>> root_mean_square({"a": np.array([1.0, 7.0])})
+    5.0
+    """
     return norm(update) / math.sqrt(max(1, sum(tensor.size for tensor in update.values())))
 
 
 def norm(update: Mapping[str, npt.NDArray[Any]]) -> float:
-    """The L2 norm of all tensors together, in float64."""
+    """The L2 norm of all tensors together, in float64.
+
+    >>> norm({"a": np.array([3.0]), "b": np.array([4.0])})
+    5.0
+    """
     return float(np.sqrt(sum(np.square(tensor, dtype=np.float64).sum() for tensor in update.values())))

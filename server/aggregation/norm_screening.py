@@ -28,6 +28,9 @@ def outliers(norms: Mapping[str, float]) -> dict[str, str]:
 
     Args:
         norms: organization → norm of its update, of all that arrived; each is finite.
+
+    >>> outliers({"a": 1.0, "b": 1.1, "c": 0.9, "d": 50.0}).keys()
+    dict_keys(['d'])
     """
     middle = statistics.median(norms.values()) if norms else 0.0
     if not middle > 0:
@@ -48,6 +51,9 @@ def clipped(update: Adapter, largest: float) -> Adapter:
 
     Raises:
         ValueError: its norm is not finite: scaled down, NaN would still be NaN.
+
+    >>> clipped({"w": np.array([3.0, 4.0])}, largest=2.5)["w"].tolist()
+    [1.5, 2.0]
     """
     own = norm(update)
     if not math.isfinite(own):

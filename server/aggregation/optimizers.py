@@ -127,6 +127,10 @@ def averaged(average: Adapter, adapter: Adapter, decay: float, round_number: int
         adapter: after the round.
         decay: β.
         round_number: t, from 1.
+
+    >>> after = averaged({"w": np.array([0.0])}, {"w": np.array([1.0])}, decay=0.9, round_number=100)
+    >>> round(float(after["w"][0]), 3)
+    0.1
     """
     beta = min(decay, (1 + round_number) / (10 + round_number))
     return _map(lambda mean, last: beta * mean + (1 - beta) * last, average, adapter)

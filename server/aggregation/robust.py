@@ -25,6 +25,9 @@ def updates_needed(robust: str, byzantine: int) -> int:
     """The number of updates below which a rule promises nothing, if so many of them are hostile.
 
     Median and trimmed mean need a majority that is honest, multi-Krum 2f + 3 (Blanchard et al. 2017).
+
+    >>> [updates_needed(rule, byzantine=2) for rule in ("median", "trimmed-mean", "multi-krum")]
+    [5, 5, 7]
     """
     return {"none": 1, "multi-krum": 2 * byzantine + 3}.get(robust, 2 * byzantine + 1)
 
@@ -50,6 +53,9 @@ def median(updates: Sequence[Tensors]) -> Adapter:
 
     Args:
         updates: of equal names and shapes; their order does not matter.
+
+    >>> median([{"w": np.array([value])} for value in (1.0, 2.0, 1e9)])["w"].tolist()
+    [2.0]
     """
     return _by_coordinate(updates, lambda rows: np.median(rows, axis=0))
 
@@ -60,6 +66,10 @@ def trimmed_mean(updates: Sequence[Tensors], byzantine: int) -> Adapter:
     Args:
         updates: of equal names and shapes, more than 2·byzantine; their order does not matter.
         byzantine: values that are left out at each end.
+
+    >>> updates = [{"w": np.array([value])} for value in (-1e9, 1.0, 2.0, 3.0, 1e9)]
+    >>> trimmed_mean(updates, byzantine=1)["w"].tolist()
+    [2.0]
     """
     kept = slice(byzantine, len(updates) - byzantine)
     return _by_coordinate(updates, lambda rows: np.sort(rows, axis=0)[kept].mean(axis=0))
@@ -78,6 +88,10 @@ def multi_krum(updates: Sequence[Tensors], byzantine: int) -> list[int]:
 
     Returns:
         Their places, in rising order.
+
+    >>> updates = [{"w": np.array([value])} for value in (1.0, 1.1, 0.9, 1.0, 50.0)]
+    >>> multi_krum(updates, byzantine=1)
+    [0, 3]
     """
     count = len(updates)
     closest = count - byzantine - 2

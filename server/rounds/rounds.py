@@ -13,14 +13,14 @@ from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
 from common.adapter.adapter import Adapter
-from common.errors import InputError, Refused, SottoError
+from common.errors import SottoError
 from common.flower import codec
-from common.plan.plan import Plan
-from server.registry.heads import LedgerHeads
 from server.registry.members import Members
 from server.rounds.exchange import exchange
 from server.rounds.roster import Roster
+from server.rounds.statements import collect_statements
 from server.rounds.strategy import LoraAveraging, Outcome, organizations_needed
+from server.rounds.waiting import check_ranks, wait_for_organizations
 from server.run_directory.evaluation import Evaluation, write_evaluation
 from server.run_directory.round_log import RoundLine
 from server.run_directory.run_directory import RunDirectory
@@ -28,10 +28,6 @@ from server.run_directory.selection import is_over, result_line
 from server.tracking.observer import Observer
 
 Evaluator = Callable[[Adapter], Evaluation]
-
-_POLL_SECONDS = 0.05
-# How long a run that could begin waits for connected organizations that have not said who they are.
-_SETTLE_SECONDS = 15.0
 
 
 def run_rounds(grid: Grid, directory: RunDirectory, evaluate: Evaluator | None, observer: Observer) -> Adapter:
@@ -125,74 +121,6 @@ def _run_round(
         bytes_down=sum(codec.payload_size(request.content) for request in requests.values()),
         seconds=round(seconds, 3),
     )
-
-
-def wait_for_organizations(
-    roster: Roster, needed: int, timeout: float, observer: Observer, settle: float | None = None
-) -> None:
-    """Wait until enough organizations are connected and have said who they are.
-
-    Args:
-        roster: sees who is connected.
-        needed: how many are enough.
-        timeout: seconds to wait for them at most.
-        observer: told who is there while too few are.
-        settle: seconds to wait at most for those beyond who have not said who they are; 15 without it.
-
-    Raises:
-        SottoError: too few came in time, or two have one name.
-    """
-    patience = _SETTLE_SECONDS if settle is None else settle
-    begin = time.monotonic()
-    told: list[str] | None = None
-    while time.monotonic() - begin < timeout:
-        roster.look()
-        names = list(roster.nodes)
-        if len(names) >= needed and (roster.settled or time.monotonic() - begin >= patience):
-            return
-        if names != told:
-            told = names
-            observer.waiting(names, needed)
-        time.sleep(_POLL_SECONDS)
-    reasons = "; ".join(f"a node does not say who it is: {reason}" for reason in roster.silent.values())
-    raise SottoError(
-        f"{len(roster.nodes)} organizations are connected; the plan needs {needed}"
-        + (f" ({reasons})" if reasons else "")
-    )
-
-
-def check_ranks(roster: Roster, plan: Plan) -> None:
-    """Make sure, before any is asked to spend, that the plan can join the ranks of those who are there.
-
-    Raises:
-        InputError: it cannot; names the first organization.
-    """
-    for name in roster.nodes:
-        reason = plan.lora.refusal(roster.described[name].max_rank)
-        if reason is not None:
-            raise InputError(f"{name} trains at {reason} (aggregation.method = {plan.aggregation.method!r})")
-
-
-def collect_statements(grid: Grid, directory: RunDirectory, roster: Roster) -> set[str]:
-    """Ask each organization what the run costs it, and keep what it says.
-
-    Returns:
-        The names of those that stated something.
-    """
-    timeout = directory.plan.federation.round_timeout
-    query = codec.pack_query(directory.info.run)
-    queries = {name: Message(query, node, codec.STATEMENT, ttl=timeout) for name, node in roster.nodes.items()}
-    stated, heads = set(), LedgerHeads(directory.info.registry_folder)
-    for name, reply in exchange(grid, roster, queries, timeout, enough=0):
-        try:
-            statement = codec.unpack_statement(reply.content)
-        except (Refused, codec.MessageError):
-            continue  # it took part in no round, so that the run cost it nothing
-        if statement.organization == name:
-            directory.statements.write(statement)
-            heads.note(name, statement.head)
-            stated.add(name)
-    return stated
 
 
 def _too_few(number: int, outcome: Outcome) -> str:

@@ -193,14 +193,14 @@ class Federation:
         }
         make_keys(home / "keys", name)
         if not self.insecure:
-            self.register(name, home)
+            self._register(name, home)
         (home / "organization.toml").write_text(tomli_w.dumps(organization), encoding="utf-8")
         side = {"name": name, "server": f"127.0.0.1:{self.port}", "patience": LONG, "insecure": self.insecure}
         side |= {"ca": str(self.folder / "certs" / "ca.pem"), **relay}
         (home / "relay.toml").write_text(tomli_w.dumps(side), encoding="utf-8")
         return home
 
-    def register(self, name: str, home: Path) -> None:
+    def _register(self, name: str, home: Path) -> None:
         """As the coordinator does with `sotto server register`."""
         server = Server.read(self.folder / "server.toml")
         server.organizations().register(name, home / "keys" / "node.pub", home / "keys" / "statement.pub")

@@ -6,43 +6,29 @@ many C as they have records (McMahan et al. 2018, https://arxiv.org/abs/1710.069
 some of the unit's examples (Charles et al. 2024, https://arxiv.org/abs/2407.07737, user-level sampling). A sum
 would be as safe, but it grows with the number of records: no C would fit both users of few and users of many.
 
-Built from Opacus' per-example gradient hooks, by hand: `make_private` takes its sample rate, divisor and step
-count from the data, which would tell whether a record is there. Here they are arguments, and public.
+Built by hand on per-example gradients (`per_example.py`): Opacus' `make_private` takes its sample rate, divisor
+and step count from the data, which would tell whether a record is there. Here they are arguments, and public.
 
 This file knows no ledger, policy or file. It does not count what it spends: the ledger did so before.
 
-A unit's gradient does not depend on the other units, but for the last bits on some processors: see `MicroBatch`
-and `mean_gradients`.
+A unit's gradient does not depend on the other units, but for the last bits on some processors: see
+`micro_batches.py` and `mean_gradients`.
 
 Not covered: the time that a step takes follows the batch that was drawn.
 """
 
 from __future__ import annotations
 
-import itertools
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from opacus.grad_sample import GradSampleHooks
 
 from client.vault.records.units import Unit
 from client.vault.training.entropy import Keystream
-from common.model.precision import computing_in
-from common.tasks import Example, Task, padded_length
-from common.tasks.text import device_of
-
-# Float64 numbers that the gradients of a group of units may take: 256 MiB. Memory and speed only.
-_GROUP_NUMBERS = 2**25
-
-Parameters = dict[str, torch.nn.Parameter]
-Gradients = dict[str, torch.Tensor]
-
-
-class GuaranteeError(RuntimeError):
-    """Training would not be what the accountant is told. Nothing is released."""
+from client.vault.training.micro_batches import groups, micro_batches
+from client.vault.training.per_example import Gradients, Parameters, PerExampleGradients, norms
+from common.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -140,7 +126,7 @@ def clipped_sum(
     size = sum(tensor.numel() for tensor in total.values())
     for group in groups(sample, size, max_tokens):
         means = mean_gradients(gradients, task, group, max_tokens)
-        scale = (clipping_norm / _norms(means)).clamp(max=1.0)
+        scale = (clipping_norm / norms(means)).clamp(max=1.0)
         for name, mean in means.items():
             total[name] += (scale @ mean.flatten(1)).view_as(total[name])
     return total
@@ -164,7 +150,7 @@ def mean_gradients(
     }
     for batch, owners in micro_batches(units, max_tokens):
         each = gradients.of(task, batch)
-        broken = ~_norms(each).isfinite()
+        broken = ~norms(each).isfinite()
         index = torch.tensor(owners, device=broken.device)
         for name, gradient in each.items():
             # Zero times infinity is NaN: rows that do not count are emptied, not scaled.
@@ -184,125 +170,3 @@ def add_noise(total: Gradients, deviation: float, stream: Keystream) -> Gradient
         noise = torch.from_numpy(stream.gaussians(tensor.numel())).view(tensor.shape)
         noised[name] = tensor + deviation * noise.to(tensor.device)
     return noised
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Examples that go through the model together, in a shape that does not tell how many or which.
-
-    Matrix kernels round differently for different shapes. If shapes followed the draw, leaving out one record
-    would change the gradients of the others: by 4e-6·C for 512 records in float32, but by 9 % of C in
-    bfloat16, beyond the sensitivity that the accountant is told. So the length follows from each example
-    alone, the rows from the length, and rows without an example are filled up.
-
-    Attributes:
-        examples: 1 to `rows` of them.
-        length: tokens that each is padded to.
-        rows: of the model's input.
-    """
-
-    examples: tuple[Example, ...]
-    length: int
-    rows: int
-
-
-def micro_batches(units: Sequence[Unit], max_tokens: int) -> Iterator[tuple[MicroBatch, list[int]]]:
-    """All examples, those of like length together, each batch of `max_tokens` padded tokens, at least one row.
-
-    Yields:
-        A batch, and for each of its examples the place of its unit.
-    """
-    every = [(example, owner) for owner, unit in enumerate(units) for example in unit]
-    every.sort(key=lambda item: len(item[0]))
-    for length, group in itertools.groupby(every, key=lambda item: padded_length(len(item[0]))):
-        rows = _rows(length, max_tokens)
-        items = list(group)
-        for start in range(0, len(items), rows):
-            examples, owners = zip(*items[start : start + rows], strict=True)
-            yield MicroBatch(examples, length, rows), list(owners)
-
-
-def groups(sample: Sequence[Unit], size: int, max_tokens: int) -> Iterator[list[Unit]]:
-    """The units that have examples, in groups whose gradients are held in memory together.
-
-    Args:
-        sample: a user may have hundreds of examples, and there may be many users.
-        size: numbers in one gradient.
-        max_tokens: padded tokens in a micro-batch. A group has a multiple of its rows.
-    """
-    usable = sorted((unit for unit in sample if unit), key=lambda unit: max(map(len, unit)))
-    start = 0
-    while start < len(usable):
-        rows = _rows(padded_length(max(map(len, usable[start]))), max_tokens)
-        count = rows * max(1, _GROUP_NUMBERS // (rows * size))
-        yield usable[start : start + count]
-        start += count
-
-
-def _rows(length: int, max_tokens: int) -> int:
-    return max(1, max_tokens // length)
-
-
-class PerExampleGradients:
-    """Opacus' hooks on the trained layers of a model, for the length of a `with` block.
-
-    Args:
-        model: in training mode.
-        parameters: the tensors whose gradients are wanted; every other parameter must be frozen.
-        precision: of the model's matrix products.
-    """
-
-    def __init__(
-        self, model: torch.nn.Module, parameters: Parameters, precision: torch.dtype = torch.float32
-    ) -> None:
-        self.parameters = parameters
-        self._model = model
-        self._precision = precision
-        self._hooks: Any = None
-
-    def __enter__(self) -> PerExampleGradients:
-        wanted = {id(parameter) for parameter in self.parameters.values()}
-        live = {id(parameter) for parameter in self._model.parameters() if parameter.requires_grad}
-        if wanted != live:
-            raise GuaranteeError("what is trained, what is clipped and what is noised are not the same tensors")
-        self._hooks = GradSampleHooks(self._model, loss_reduction="sum", strict=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hooks.cleanup()
-        for parameter in self.parameters.values():
-            parameter.grad = None
-
-    def of(self, task: Task, batch: MicroBatch) -> Gradients:
-        """Per-example gradients of the batch's losses.
-
-        Returns:
-            For each name a tensor of shape (examples, *parameter.shape), made anew, free to be changed.
-        """
-        count = len(batch.examples)
-        filled = batch.examples + batch.examples[:1] * (batch.rows - count)
-        with warnings.catch_warnings():
-            # The first layer's input needs no gradient; its output's is all that the hooks use.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            with computing_in(self._precision, device_of(self._model)):
-                losses = task.losses(self._model, filled, batch.length)
-            losses[:count].sum().backward()  # type: ignore[no-untyped-call]
-        gradients = {}
-        for name, parameter in self.parameters.items():
-            gradient = parameter.grad_sample  # type: ignore[attr-defined]
-            if not isinstance(gradient, torch.Tensor):
-                raise GuaranteeError(f"{name} has no per-example gradient")
-            if gradient.shape != (batch.rows, *parameter.shape):
-                raise GuaranteeError(f"{name} has a gradient of shape {tuple(gradient.shape)}")
-            gradients[name] = gradient[:count]
-            parameter.grad_sample = None  # type: ignore[attr-defined]
-            parameter.grad = None
-        return gradients
-
-
-def _norms(each: Gradients) -> torch.Tensor:
-    """The L2 norm of each row over all tensors together, in float64, where float32 would overflow."""
-    norms = [
-        torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64) for gradient in each.values()
-    ]
-    return torch.stack(norms).square().sum(0).sqrt()

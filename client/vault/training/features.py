@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from client.vault.records.units import Unit
-from client.vault.training.dp_sgd import micro_batches
+from client.vault.training.micro_batches import micro_batches
 from common.adapter.adapter import Adapter, is_lora, to_bytes
 from common.model.precision import computing_in
 from common.tasks import Example, Task

@@ -11,7 +11,8 @@ import logging
 
 import torch
 
-from client.vault.training.dp_sgd import GuaranteeError, MicroBatch, Parameters, PerExampleGradients
+from client.vault.training.micro_batches import MicroBatch
+from client.vault.training.per_example import GuaranteeError, Parameters, PerExampleGradients
 from common.adapter.adapter import is_lora
 from common.model.model import LoraModel
 from common.model.precision import candidates

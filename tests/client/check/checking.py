@@ -86,3 +86,7 @@ def reserve(path: Path, epsilon: float) -> None:
     ledger = ledger_of(path)
     ledger.reserve(Reservation("a", "p", "f", Mechanism(0.1, 1.5, 12), epsilon, 1e-5, 2), Cap(20.0, 5e-3))
     ledger.close()
+
+
+def open_to_all(path: Path) -> None:
+    key_of(path).chmod(0o644)

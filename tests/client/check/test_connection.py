@@ -28,7 +28,7 @@ from common.keys.statement_key import StatementKey
 from common.system.network import Address, free_port
 from server.registry.registry import Registry
 from server.superlink.certificates import make_certificates
-from tests.client.vaults import Echo, open_vault, served, write_organization
+from tests.client.vaults import Echo, open_vault, served
 from tests.server.superlink.gateways import door_process
 
 
@@ -58,11 +58,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site = Site(folder, address, registry)
         site.keys("st-mary", "st-mary")
         yield site
-
-
-@pytest.fixture
-def path(tmp_path: Path, tiny_base: Path) -> Path:
-    return write_organization(tmp_path / "st-mary", tiny_base)
 
 
 def write_relay(path: Path, site: Site, **keys: Any) -> Path:

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from client.check.check import GROUPS
 from client.check.device import tokens_of_a_step, would_disturb
 from client.vault.policy.organization import Organization
-from client.vault.training.dp_sgd import PerExampleGradients
+from client.vault.training.per_example import PerExampleGradients
 from common.system.lock import exclusive
 from common.tasks import Example
 from tests.client.check.checking import (
@@ -29,15 +29,9 @@ from tests.client.check.checking import (
     write_plan,
     write_records,
 )
-from tests.client.vaults import write_organization
 from tests.conftest import MakePlan
 from tests.programs.start import start
 from tests.waiting import LONG
-
-
-@pytest.fixture
-def path(tmp_path: Path, tiny_base: Path) -> Path:
-    return write_organization(tmp_path / "st-mary", tiny_base)
 
 
 @pytest.mark.parametrize(

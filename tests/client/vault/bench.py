@@ -11,8 +11,10 @@ import numpy as np
 
 from client.vault.ledger.ledger import Ledger
 from client.vault.policy.organization import Organization
+from client.vault.preparation import ModelLoader
 from client.vault.training.entropy import Entropy
-from client.vault.vault import ModelLoader, Vault
+from client.vault.vault import Vault
+from common.adapter import adapter
 from common.adapter.adapter import Adapter, from_bytes, initial, to_bytes
 from common.model.model import LoraModel
 from common.plan.plan import Plan
@@ -106,3 +108,20 @@ def open_bench(
     loader = load or (lambda _folder, _plan: model)
     made = Vault(own, records, books, loader, entropy or SeededEntropy(3), "test")
     return Bench(made, books, model, plan, initial(model.trained_shapes, 0))
+
+
+RECORDS: Records = [{"text": f"Customer: where is parcel {n}?\nAgent: on its way to you."} for n in range(30)]
+
+
+BAD = {
+    "plan that is no JSON": {"plan": b"{"},
+    "plan with spaces": {"plan": b"{ }"},
+    "round zero": {"round": 0},
+    "round after the last": {"round": 3},
+    "empty run": {"run": ""},
+    "long run": {"run": "x" * 81},
+    "run with a newline": {"run": "a\nb"},
+    "no adapter": {"adapter": b""},
+    "adapter of another shape": {"adapter": adapter.to_bytes({"x": np.zeros((2, 2), np.float32)})},
+    "another fingerprint": {"fingerprint": "0" * 64},
+}

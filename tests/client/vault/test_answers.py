@@ -22,8 +22,9 @@ from client.channel import vault_pb2_grpc as stubs
 from client.channel.framing import grpc_address
 from client.vault.ledger.ledger import Ledger
 from client.vault.policy.organization import Organization
+from client.vault.preparation import ModelLoader
 from client.vault.training.entropy import Entropy, Keystream
-from client.vault.vault import ModelLoader, Vault
+from client.vault.vault import Vault
 from common.adapter import adapter
 from common.errors import Refused
 from common.flower.codec import pack_description, pack_refusal, pack_release, pack_statement, payload_size
@@ -34,7 +35,7 @@ from common.protocol.protocol import TrainRequest
 from common.protocol.statement import Head, head_text
 from common.settings import validate
 from simulations.entropy import SeededEntropy
-from tests.client.vault.test_vault import BAD, RECORDS
+from tests.client.vault.bench import BAD, RECORDS
 from tests.client.vaults import parts, served
 from tests.waiting import LONG
 

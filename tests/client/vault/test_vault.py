@@ -1,52 +1,19 @@
-"""The vault: what it refuses, what it spends, and what leaves."""
+"""The vault: what it spends, and what leaves."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from client.vault.training.entropy import Entropy, Keystream, SystemEntropy
-from client.vault.vault import ModelLoader
+from client.vault.training.entropy import Keystream, SystemEntropy
 from common.adapter import adapter
 from common.errors import Refused
-from common.model.model import LoraModel
-from common.plan.plan import Plan
-from common.protocol.protocol import TrainRequest
 from simulations.entropy import SeededEntropy
-from tests.client.vault.bench import Bench, MakeBench, Records, open_bench
-from tests.conftest import MakePlan
-
-RECORDS: Records = [{"text": f"Customer: where is parcel {n}?\nAgent: on its way to you."} for n in range(30)]
-
-
-@pytest.fixture
-def make_bench(tmp_path: Path, make_plan: MakePlan) -> MakeBench:
-    """Benches of a test are vaults of one ledger, one after the other."""
-
-    def make(
-        records: Records = RECORDS,
-        entropy: Entropy | None = None,
-        policy: dict[str, Any] | None = None,
-        load: ModelLoader | None = None,
-        max_rank: int | None = None,
-        **plan: Any,
-    ) -> Bench:
-        return open_bench(
-            tmp_path / "ledger.db",
-            make_plan(**plan),
-            records,
-            entropy=entropy or SystemEntropy(),
-            policy=policy,
-            vault={} if max_rank is None else {"max_rank": max_rank},
-            load=load,
-        )
-
-    return make
+from tests.client.vault.bench import RECORDS, MakeBench
 
 
 def test_a_release_is_a_finite_update_of_the_plans_tensors(make_bench: MakeBench) -> None:
@@ -135,16 +102,6 @@ def test_every_round_and_every_run_has_other_noise(make_bench: MakeBench) -> Non
     assert np.abs(np.corrcoef(flat) - np.eye(4)).max() < 0.2
 
 
-@pytest.mark.parametrize("policy", [{"max_epsilon_per_run": 7.9}, {"max_epsilon": 7.0}, {"max_delta": 9e-4}])
-def test_a_plan_beyond_the_policy_is_refused_and_costs_nothing(
-    make_bench: MakeBench, policy: dict[str, float]
-) -> None:
-    bench = make_bench(policy=policy)
-    with pytest.raises(Refused, match=r"policy|budget"):
-        bench.vault.train(bench.request())
-    assert bench.ledger.spent() == []
-
-
 def test_a_third_run_beyond_the_lifetime_is_refused(make_bench: MakeBench) -> None:
     bench = make_bench()
     bench.vault.train(bench.request(run="one"))
@@ -160,78 +117,6 @@ def test_the_least_noise_of_the_policy_holds(make_bench: MakeBench) -> None:
     (mechanism,) = bench.vault.statement("test-run").mechanisms
     assert mechanism.noise_multiplier == 5.0
     assert bench.vault.statement("test-run").epsilon < 1
-
-
-BAD = {
-    "plan that is no JSON": {"plan": b"{"},
-    "plan with spaces": {"plan": b"{ }"},
-    "round zero": {"round": 0},
-    "round after the last": {"round": 3},
-    "empty run": {"run": ""},
-    "long run": {"run": "x" * 81},
-    "run with a newline": {"run": "a\nb"},
-    "no adapter": {"adapter": b""},
-    "adapter of another shape": {"adapter": adapter.to_bytes({"x": np.zeros((2, 2), np.float32)})},
-    "another fingerprint": {"fingerprint": "0" * 64},
-}
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_a_bad_request_is_refused_and_costs_nothing(make_bench: MakeBench, what: str) -> None:
-    bench = make_bench()
-    with pytest.raises(Refused) as caught:
-        bench.vault.train(dataclasses.replace(bench.request(), **BAD[what]))
-    assert caught.value.code in ("malformed-request", "model-differs")
-    assert bench.ledger.spent() == []
-
-
-def test_an_adapter_with_nan_is_refused(make_bench: MakeBench) -> None:
-    bench = make_bench()
-    poisoned = adapter.initial(bench.model.trained_shapes, 0)
-    next(iter(poisoned.values()))[0, 0] = np.nan
-    with pytest.raises(Refused, match="not finite"):
-        bench.vault.train(dataclasses.replace(bench.request(), adapter=adapter.to_bytes(poisoned)))
-    assert bench.ledger.spent() == []
-
-
-def test_a_model_that_is_not_listed_is_refused(make_bench: MakeBench, make_plan: MakePlan) -> None:
-    bench = make_bench()
-    with pytest.raises(Refused, match="model-not-allowed"):
-        bench.vault.train(bench.request(plan=make_plan(model={"base": "../../etc"})))
-
-
-def test_a_base_model_that_cannot_be_loaded_is_refused_without_a_word_of_this_machine(
-    make_bench: MakeBench,
-) -> None:
-    def load(folder: str, plan: Plan) -> LoraModel:
-        return LoraModel("/home/st-mary/secret-project/base", plan)
-
-    bench = make_bench(load=load)
-    with pytest.raises(Refused, match=r"policy: model\.base = .* cannot be used here with this plan") as caught:
-        bench.vault.train(bench.request())
-    assert "secret-project" not in str(caught.value)
-    assert bench.ledger.spent() == []
-
-
-def test_a_run_cannot_change_its_plan(make_bench: MakeBench, make_plan: MakePlan) -> None:
-    bench = make_bench(policy={"max_epsilon": 100.0})
-    bench.vault.train(bench.request())
-    easier = make_plan(training={"learning_rate": 0.02})
-    with pytest.raises(Refused, match="plan-changed"):
-        bench.vault.train(bench.request(2, plan=easier))
-
-
-def test_a_model_that_would_not_train_is_refused_before_any_spend(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Training that goes past the live parameters must be found out although noise would hide it."""
-    bench = make_bench()
-    real = bench.model.trained_parameters()
-    stale = {name: torch.nn.Parameter(tensor.detach().clone()) for name, tensor in real.items()}
-    monkeypatch.setattr(bench.model, "trained_parameters", lambda: stale)
-    with pytest.raises(Refused, match="not-trainable"):
-        bench.vault.train(bench.request())
-    assert bench.ledger.spent() == []
 
 
 @pytest.mark.parametrize(
@@ -342,64 +227,33 @@ def test_a_statement_exists_for_reserved_runs_only(make_bench: MakeBench) -> Non
     assert statement.plan == bench.plan.digest()
 
 
-def loads(make_bench: MakeBench, plans: list[Plan]) -> list[int]:
-    """The ranks of the models that a vault loads for some plans, one run of each."""
-    loaded: list[int] = []
+class Watched(list[dict[str, Any]]):
+    """Records that note what the ledger has charged whenever they are read."""
 
-    def load(folder: str, plan: Plan) -> LoraModel:
-        loaded.append(plan.lora.rank)
-        return LoraModel(folder, plan)
+    def __init__(self, records: list[dict[str, Any]]) -> None:
+        super().__init__(records)
+        self.charged: Callable[[], int] = int
+        self.read: list[int] = []
 
-    vault = make_bench(policy={"max_epsilon": 1000.0, "max_delta": 2e-2}, load=load).vault
-    for name, plan in enumerate(plans):
-        model = LoraModel(plan.model.base, plan)
-        start = adapter.to_bytes(adapter.initial(model.trained_shapes, 0))
-        for number in range(1, plan.training.rounds + 1):
-            vault.train(TrainRequest(f"run-{name}", number, plan.canonical(), model.fingerprint, start))
-    return loaded
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.read.append(self.charged())
+        return super().__iter__()
 
 
-def test_a_model_stays_loaded_for_the_next_round_and_the_next_run(
-    make_bench: MakeBench, make_plan: MakePlan
-) -> None:
-    other = make_plan(name="other", training={"learning_rate": 0.5}, privacy={"epsilon": 4.0})
-    assert loads(make_bench, [make_plan(), make_plan(), other]) == [2]
-
-
-def test_another_rank_loads_the_model_again_and_the_earlier_one_is_let_go(
-    make_bench: MakeBench, make_plan: MakePlan
-) -> None:
-    plans = [make_plan(lora={"rank": rank}, training={"rounds": 1}) for rank in (2, 3, 3, 2)]
-    assert loads(make_bench, plans) == [2, 3, 2]
-
-
-def test_a_run_on_a_model_that_was_used_before_releases_what_a_fresh_vault_would(
-    make_bench: MakeBench,
-) -> None:
-    policy = {"max_epsilon": 1000.0}
-    used = make_bench(entropy=SeededEntropy(1), policy=policy)
-    used.vault.train(used.request(run="earlier"))
-    fresh = make_bench(entropy=SeededEntropy(1), policy=policy)
-    assert used.vault.train(used.request(run="a")).update == fresh.vault.train(fresh.request(run="b")).update
-
-
-def test_an_organization_of_a_smaller_rank_trains_and_releases_at_its_own(make_bench: MakeBench) -> None:
-    bench = make_bench(
-        max_rank=1, load=LoraModel, lora={"rank": 3, "min_rank": 1}, aggregation={"method": "stack"}
-    )
-    assert bench.vault.describe().max_rank == 1
-    whole = bench.model.trained_shapes
-    own = adapter.at_rank(whole, 1)
-    start = adapter.to_bytes(adapter.cut(adapter.initial(whole, 0), 1))
-    update = bench.vault.train(dataclasses.replace(bench.request(), adapter=start)).update
-    assert all(tensor.any() for name, tensor in adapter.from_bytes(update, own).items() if ".lora_B." in name)
-    with pytest.raises(Refused, match=r"malformed-request: .*\d+ bytes of tensors were due"):
-        bench.vault.train(bench.request(2))
-    assert bench.ledger.settled_rounds("test-run") == [1]
-
-
-def test_an_organization_of_too_small_a_rank_refuses_before_it_spends(make_bench: MakeBench) -> None:
-    bench = make_bench(max_rank=2, load=LoraModel, lora={"rank": 3})
-    with pytest.raises(Refused, match=r"policy: vault\.max_rank = 2: rank 2; all should train at lora\.rank = 3"):
-        bench.vault.train(bench.request())
-    assert bench.ledger.spent() == []
+def test_no_record_is_read_before_the_run_is_charged(make_bench: MakeBench) -> None:
+    watched = Watched(RECORDS)
+    bench = make_bench(records=watched)
+    watched.charged = lambda: len(bench.ledger.spent())
+    adapter = bench.request().adapter
+    refused = [
+        dataclasses.replace(bench.request(), plan=b"{}"),
+        dataclasses.replace(bench.request(), fingerprint="another"),
+        dataclasses.replace(bench.request(), adapter=adapter[:-1]),
+    ]
+    for request in refused:
+        with pytest.raises(Refused):
+            bench.vault.train(request)
+    assert watched.read == []
+    bench.vault.train(bench.request())
+    assert watched.read
+    assert set(watched.read) == {1}

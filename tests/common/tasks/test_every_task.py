@@ -12,7 +12,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from client.vault.training.dp_sgd import PerExampleGradients, micro_batches
+from client.vault.training.micro_batches import micro_batches
+from client.vault.training.per_example import PerExampleGradients
 from client.vault.training.verification import verify_training
 from common.adapter import adapter
 from common.model.model import LoraModel

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from client.vault.training.dp_sgd import PerExampleGradients, micro_batches
+from client.vault.training.micro_batches import micro_batches
+from client.vault.training.per_example import PerExampleGradients
 from client.vault.training.verification import verified_precision
 from common.errors import InputError
 from common.model.model import LoraModel

@@ -23,8 +23,8 @@ from server.report.evaluation_charts import confusion_chart, reliability_chart
 from server.report.page import render_page
 from server.run_directory.evaluation import Evaluation, StoredEvaluation, read_evaluation, write_evaluation
 from server.run_directory.round_log import RoundLine
+from tests.server.report.pages import HOSTILE, Page
 from tests.server.report.signed_run import PLAN, RUN, classes_plan, make_run, signed, statement
-from tests.server.report.test_page import HOSTILE, Page
 
 KEY = StatementKey.generate()
 LABELS = ["billing", "delivery", "refund"]

@@ -1,76 +1,25 @@
-"""The privacy report as a page: it says what is so, escapes what others wrote, and stands alone."""
+"""The privacy report as a page: it says what is so of the run that it is read from."""
 
 from __future__ import annotations
 
 import contextlib
 import html
 import io
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from common.keys.statement_key import StatementKey
-from common.privacy.mechanism import Mechanism
 from common.protocol.report import build_report
-from common.protocol.statement import Lifetime, Statement
-from server.report.audit import read_report, write_report
-from server.report.charts import epsilon_chart, quality_chart
+from common.protocol.statement import Lifetime
+from server.report.audit import read_report
 from server.report.page import render_page
 from server.run_directory.round_log import RoundLine
 from server.run_directory.run_directory import RunDirectory
-from tests.conftest import ROOT
+from tests.server.report.pages import CLINIC, GOOD, KEY, Page, page_of
 from tests.server.report.signed_run import PLAN, RUN, change, make_run, signed, simulated, statement
-
-KEY, CLINIC = StatementKey.generate(), StatementKey.generate()
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\n# ' {{ 7*7 }} $\\frac{1}{0}$"
-
-
-class Page(HTMLParser):
-    """What a browser would make of a page: tags with their attributes, and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "br", "rect", "path", "use"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in ("rect", "path", "use"):
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.words.append(data)
-
-
-def page_of(*statements: Statement, keys: dict[str, str] | None = None, private: bool = True, **more: Any) -> str:
-    known = {"st-mary": KEY.public, "clinic": CLINIC.public} if keys is None else keys
-    report = build_report(RUN, statements if private else [], known, plan=PLAN, **more)
-    rounds = [RoundLine(number, {}, metrics={"perplexity": 50.0 - number}) for number in range(21)]
-    return render_page(report, PLAN, rounds, private=private)
-
-
-GOOD = signed(statement("st-mary"), KEY)
-
 
 # What it says
 
@@ -187,110 +136,6 @@ def test_the_lines_of_python_on_the_page_give_the_epsilon_of_the_page() -> None:
     assert values == pytest.approx([7.7982, 7.8686], abs=0.002)
     shown = [float(value) for value in re.findall(r"<dd>([\d.]+) \(PRV accountant\)", page)]
     assert all(-0.02 <= value - ours <= 0.001 for value, ours in zip(values, shown, strict=True))
-
-
-# What others wrote
-
-
-@pytest.mark.parametrize(
-    "field", ["organization", "unit", "adjacency", "boundary", "accountant", "key", "versions"]
-)
-def test_what_an_organization_writes_is_text_and_nothing_else(field: str) -> None:
-    value: Any = {HOSTILE: HOSTILE} if field == "versions" else HOSTILE
-    page = page_of(statement("st-mary", **{field: value}))
-    parsed = Page(page)
-    assert parsed.open == []
-    names = {name for name, _ in parsed.tags}
-    assert not names & {"script", "img", "iframe", "object", "link", "a", "form"}
-    assert not any(key.startswith("on") for _, attributes in parsed.tags for key in attributes)
-    assert "49" not in re.findall(r"\{\{ ?(\d+)", page)
-    if field not in ("accountant", "key"):
-        assert "<script>alert(1)</script>" in parsed.text
-        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-
-
-def test_names_and_reasons_of_rounds_are_text() -> None:
-    rounds = [RoundLine(1, {"asked": [HOSTILE], "answered": [], "refused": {HOSTILE: HOSTILE}})]
-    rounds.append(RoundLine(2, {"asked": [], "answered": []}, metrics={HOSTILE: 3.0}))
-    page = render_page(build_report(RUN, [GOOD], {}), PLAN, rounds)
-    assert "<script" not in page
-    assert "<img" not in page
-    assert Page(page).open == []
-
-
-def test_a_name_cannot_leave_its_comment_in_the_python_lines() -> None:
-    page = page_of(statement("x\nimport os\u2028os.system('true')\r#"))
-    code = re.search(r'<pre id="recompute">(.*?)</pre>', page, re.DOTALL)
-    assert code is not None
-    lines = html.unescape(code[1]).splitlines()
-    assert [line for line in lines if "os.system" in line] == [line for line in lines if "  # x" in line]
-
-
-def test_what_turns_the_direction_of_writing_is_taken_out() -> None:
-    page = page_of(statement("st-mary", boundary="same\u202eresu\u0000"))
-    assert "\u202e" not in page
-    assert "\u0000" not in page
-
-
-@settings(max_examples=5, deadline=None)
-@given(st.text(max_size=40), st.text(max_size=40))
-def test_any_name_makes_a_whole_page(name: str, boundary: str) -> None:
-    page = page_of(statement(name, boundary=boundary))
-    assert Page(page).open == []
-    page.encode()
-
-
-# It stands alone
-
-
-def test_nothing_is_loaded_and_nothing_runs() -> None:
-    page = page_of(GOOD)
-    for attribute in (
-        "src=",
-        "srcset=",
-        "<script",
-        "<link",
-        "@import",
-        "http://",
-        "https://",
-        "javascript:",
-    ):
-        assert attribute not in page, attribute
-    assert not re.findall(r"url\((?!#)", page)
-    assert "default-src 'none'" in page
-    for name, attributes in Page(page).tags:
-        if "href" in attributes:
-            assert name == "use"
-            assert str(attributes["href"]).startswith("#")
-
-
-def test_ids_are_unique_and_what_refers_to_them_finds_them() -> None:
-    tags = Page(page_of(GOOD)).tags
-    ids = [str(attributes["id"]) for _, attributes in tags if "id" in attributes]
-    assert len(set(ids)) == len(ids)
-    assert {str(attributes["href"])[1:] for _, attributes in tags if "href" in attributes} <= set(ids)
-
-
-def test_the_same_run_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
-    directory = make_run(tmp_path / "run", [GOOD], {"st-mary": KEY})
-    _, report = read_report(directory.path)
-    write_report(directory, report, tmp_path / "here.html", None)
-    command = [sys.executable, "-m", "sotto", "privacy", "report", str(directory.path), "--html"]
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "PYTHONPATH": str(ROOT)}
-    (tmp_path / "matplotlibrc").write_text("xtick.labelsize: 30\nlines.solid_capstyle: round\n")
-    subprocess.run([*command, str(tmp_path / "there.html")], check=True, env=environment, cwd=tmp_path)
-    assert (tmp_path / "there.html").read_bytes() == (tmp_path / "here.html").read_bytes()
-
-
-def test_charts_survive_what_is_odd() -> None:
-    chart = epsilon_chart(Mechanism(1e-9, 5.0, 1), 0.0, 1e-5, 1, "_$\\alpha$<b>")
-    assert "<b>" not in chart.svg
-    assert quality_chart([]) is None
-    assert quality_chart([(0, {})]) is None
-    one = quality_chart([(0, {"accuracy": 0.0})])
-    assert one is not None
-    assert "0 before" in one.text
-    assert quality_chart([(0, {}), (1, {"bleu": 2.0}), (2, {"bleu": 3.0})]) is not None
 
 
 # The run it is read from

@@ -16,21 +16,16 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from google.protobuf.message import DecodeError
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 
 import sotto
 from common.adapter.adapter import Adapter, to_bytes
-from common.errors import InputError
 from common.flower import codec, patches
-from common.model.model import LoraModel
 from common.plan.aggregation import Aggregation
-from common.plan.plan import Plan
 from common.protocol.protocol import Description, Release
 from common.protocol.report import build_report
 from common.protocol.statement import Statement
 from server.aggregation.optimizers import ServerState
 from server.report.charts import quality_chart
-from server.results.adapter_folder import load_result, merge
 from server.results.model_card import adapter_card
 from server.rounds.background_grid import BackgroundGrid
 from server.rounds.roster import Roster
@@ -41,7 +36,6 @@ from server.tracking.observer import Observer
 from server.tracking.summary import print_summary
 from simulations.local_grid import LocalGrid
 from tests.client.vaults import Echo
-from tests.conftest import MakePlan
 from tests.server.report.signed_run import PLAN, RUN, SHAPES, make_run, statement
 
 B = "q_proj.lora_B.weight"
@@ -253,63 +247,3 @@ def test_a_model_that_was_poisoned_still_has_a_report() -> None:
     finite = quality_chart([(0, {"perplexity": 9.0}), (1, {"perplexity": float("inf")})])
     assert finite is not None
     assert quality_chart([(0, {"perplexity": float("nan")}), (1, {"perplexity": float("inf")})]) is None
-
-
-# Adapter folders of others
-
-
-@pytest.fixture
-def adapter_folder(tmp_path: Path, tiny_base: Path, make_plan: MakePlan) -> Path:
-    plan: Plan = make_plan()
-    model = LoraModel(str(tiny_base), plan)
-    model.module.peft_config["default"].base_model_name_or_path = str(tiny_base)
-    model.module.save_pretrained(str(tmp_path / "adapter"))
-    return tmp_path / "adapter"
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        load_result(folder)
-    with pytest.raises(InputError):
-        merge(folder, folder.parent / "merged")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_an_adapter_is_read_from_safetensors_only(adapter_folder: Path) -> None:
-    load_result(adapter_folder)
-    weights = adapter_folder / "adapter_model.safetensors"
-    (adapter_folder / "adapter_model.bin").write_bytes(b"\x80\x04N.")
-    weights.unlink()
-    assert "safetensors only" in refused(adapter_folder)
-
-
-CONFIGURATIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "a module to import": lambda values: {**values, "megatron_config": {"a": 1}, "megatron_core": "evil"},
-    "another kind": lambda values: {**values, "peft_type": "PREFIX_TUNING"},
-    "an unknown kind": lambda values: {**values, "peft_type": "EVIL"},
-    "other layers": lambda values: {**values, "target_modules": ["nothing"]},
-    "another rank": lambda values: {**values, "r": 7},
-    "a rank that is none": lambda values: {**values, "r": "x"},
-    "a list": lambda values: [values],
-    "nothing": lambda values: {},
-}
-
-
-@pytest.mark.parametrize("what", CONFIGURATIONS)
-def test_a_configuration_of_an_adapter_that_is_none_is_refused_in_one_line(
-    what: str, adapter_folder: Path
-) -> None:
-    path = adapter_folder / "adapter_config.json"
-    path.write_text(json.dumps(CONFIGURATIONS[what](json.loads(path.read_text()))))
-    refused(adapter_folder)
-
-
-def test_an_adapter_that_is_not_finite_or_no_adapter_is_refused(adapter_folder: Path) -> None:
-    weights = adapter_folder / "adapter_model.safetensors"
-    tensors = load_file(weights)
-    next(iter(tensors.values()))[0, 0] = float("nan")
-    save_file(tensors, weights)
-    assert "not finite" in refused(adapter_folder)
-    weights.write_bytes(b"garbage")
-    refused(adapter_folder)

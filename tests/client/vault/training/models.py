@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from transformers import (
 )
 
 from client.vault.records.units import Unit
+from client.vault.training.dp_sgd import clipped_sum
+from client.vault.training.per_example import PerExampleGradients
 from common.tasks import Example
 
 VOCABULARY = 97
@@ -173,3 +176,12 @@ class Poisoned(TinyTask):
     def losses(self, model: Any, batch: Any, length: int) -> torch.Tensor:
         bad = torch.tensor([example.input_ids[0] == 0 for example in batch])
         return super().losses(model, batch, length) * torch.where(bad, self._value, 1.0)
+
+
+def sum_of(model: Any, task: TinyTask, sample: list[Example | None], bound: float, tokens: int = 256) -> dict:
+    with PerExampleGradients(model, trained(model)) as gradients:
+        return clipped_sum(gradients, task, singles(sample), bound, tokens)
+
+
+def norm(gradients: dict[str, torch.Tensor]) -> float:
+    return math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients.values()))

@@ -14,13 +14,9 @@ from hypothesis import strategies as st
 
 from client.vault.records.units import Unit
 from client.vault.training import dp_sgd
-from client.vault.training.dp_sgd import (
-    PerExampleGradients,
-    clipped_sum,
-    groups,
-    mean_gradients,
-    micro_batches,
-)
+from client.vault.training.dp_sgd import clipped_sum, mean_gradients
+from client.vault.training.micro_batches import groups, micro_batches
+from client.vault.training.per_example import PerExampleGradients
 from common.tasks import Example
 from tests.client.vault.training.models import (
     ARCHITECTURES,
@@ -121,7 +117,7 @@ def test_the_sum_does_not_depend_on_the_groups(llama: Any, monkeypatch: pytest.M
         return mean_gradients(gradients, task, group, max_tokens)
 
     monkeypatch.setattr(dp_sgd, "mean_gradients", watched)
-    monkeypatch.setattr(dp_sgd, "_GROUP_NUMBERS", 1)
+    monkeypatch.setattr("client.vault.training.micro_batches._GROUP_NUMBERS", 1)
     assert float((sum_of(llama, units, tokens=32) - whole).norm()) < 1e-5 * float(whole.norm())
     assert sum(held) == 21
     assert max(held) <= 2, "no more users in memory than a micro-batch has rows"

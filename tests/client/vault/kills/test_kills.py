@@ -29,19 +29,8 @@ from client.vault.service import TrainingThread
 from client.vault.training.entropy import Keystream, SystemEntropy
 from common.errors import Refused
 from common.protocol.protocol import TrainRequest
-from tests.client.vault.kills import (
-    ANSWER,
-    PRIVACY,
-    ROUNDS,
-    STEPS,
-    Attempt,
-    Audit,
-    Chance,
-    Home,
-    Key,
-    Pace,
-    make_home,
-)
+from tests.client.vault.kills.audit import PRIVACY, ROUNDS, STEPS, Attempt, Audit, Chance, Home, Key, make_home
+from tests.client.vault.kills.pace import ANSWER, Pace
 from tests.conftest import MakePlan
 from tests.waiting import LONG
 

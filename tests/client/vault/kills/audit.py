@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import random
 import shutil
 import sqlite3
-import statistics
 import time
 import tomllib
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import tomli_w
 
@@ -31,15 +29,13 @@ from common.privacy.mechanism import Mechanism
 from common.protocol.protocol import TrainRequest
 from common.records import Record, read_records
 from tests.client.vaults import request_for, write_organization
-from tests.waiting import LONG
 
 ROUNDS = 3
 STEPS = 2
 # How often a round that was answered is asked for again, as by a coordinator that lost the answer.
 ASKED_AGAIN = 0.2
 PRIVACY = {"epsilon": 2.0, "delta": 1e-5}
-# Delays are drawn from 0 to slightly more than an attempt takes.
-BEYOND = 1.15
+
 
 Key = tuple[str, int]
 
@@ -105,9 +101,6 @@ class Chance(random.Random):
         except BaseException as error:
             error.add_note(f"seed {self.start}, {what}")
             raise
-
-
-# The ledger, as anybody reads it
 
 
 @dataclass(frozen=True)
@@ -250,94 +243,3 @@ class Audit:
     def hits(self, *words: str) -> int:
         """How many kills hit a window that is named so."""
         return sum(count for window, count in self.hit.items() if window.startswith(words))
-
-
-# Moments
-
-ANY, BEFORE, AFTER, SETTLING, ANSWER = (
-    "at any moment",
-    "before the charge",
-    "after the charge",
-    "at the settlement",
-    "at the answer",
-)
-
-
-class Victim(Protocol):
-    """A vault that was asked one thing.
-
-    Attributes:
-        began: when.
-        journal: exists while its ledger is written.
-    """
-
-    began: float
-    journal: Path
-
-    def has_charged(self) -> bool:
-        """Whether it can be seen that it has charged, or answered."""
-
-    def has_answered(self) -> bool:
-        """Whether anything of its answer came."""
-
-    def kill(self) -> Attempt:
-        """SIGKILL; what was seen of it."""
-
-
-class Pace:
-    """How long attempts take at present, for the machine may be busy.
-
-    It is measured until they can be seen to have charged, from there until they settle, and from there until they
-    are answered.
-    """
-
-    def __init__(self) -> None:
-        self._measured: deque[tuple[float, float, float]] = deque(maxlen=5)
-
-    def choose_aim(self, charged: bool, chance: random.Random) -> str:
-        """Half of the kills are aimed at nothing, the others at what that hits seldom; the first one measures."""
-        if not self._measured:
-            return ANSWER
-        if chance.random() < 0.5:
-            return ANY
-        return chance.choice((AFTER, SETTLING, ANSWER) if charged else (BEFORE, BEFORE, AFTER, ANSWER))
-
-    def kill(self, victim: Victim, aim: str, chance: random.Random) -> Attempt:
-        """Kill a vault at a moment of a kind."""
-        try:
-            times = [victim.began]
-            if aim not in (ANY, BEFORE):
-                spin(victim.has_charged)
-                times.append(time.perf_counter())
-            if aim in (SETTLING, ANSWER):
-                spin(lambda: victim.journal.exists() or victim.has_answered())
-                times.append(time.perf_counter())
-            if aim == ANSWER:
-                spin(victim.has_answered)
-                times.append(time.perf_counter())
-            else:
-                time.sleep(max(0.0, times[-1] + chance.uniform(0, self._longest(aim)) - time.perf_counter()))
-        finally:
-            attempt = victim.kill()
-        if aim == ANSWER and attempt.trained:
-            before, training, settling = (there - here for here, there in itertools.pairwise(times))
-            self._measured.append((before, training, settling))
-        return attempt
-
-    def _longest(self, aim: str) -> float:
-        before, training, settling = map(statistics.median, zip(*self._measured, strict=True))
-        longest: dict[str, float] = {
-            ANY: BEYOND * (before + training + settling),
-            BEFORE: before,
-            AFTER: BEYOND * (training + settling),
-            SETTLING: BEYOND * settling,
-        }
-        return longest[aim]
-
-
-def spin(true: Callable[[], bool]) -> None:
-    """Wait for something that may pass quickly."""
-    deadline = time.monotonic() + LONG
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)

@@ -20,9 +20,17 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from tests.federation.boundary.users import (
+    GROUP,
+    GROUP_NUMBER,
+    RELAY,
+    VAULT,
+    as_user,
+    python_of_users,
+    python_path,
+)
+from tests.federation.boundary.wire import Capture
 from tests.federation.harness import Federation, Program, charged, report, texts
-from tests.federation.users import GROUP, GROUP_NUMBER, RELAY, VAULT, as_user, python_of_users, python_path
-from tests.federation.wire import Capture
 
 pytestmark = pytest.mark.skipif(
     python_of_users() is None, reason="needs the right to run as other users, and a Python that they may run"

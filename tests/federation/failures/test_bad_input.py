@@ -31,6 +31,79 @@ class Mistakes:
         return not any(charged(ledger) for ledger in self.federation.folder.rglob("ledger.db"))
 
 
+def write_server_files(folder: Path, taken_port: int) -> str:
+    """Files of servers, each with a mistake; the address of a server that is not there."""
+    other = {"address": f"127.0.0.1:{free_port()}"}
+    files: dict[str, dict[str, object]] = {
+        "nobody": {**other, "insecure": True, "folder": "nobody"},
+        "taken": {"address": f"127.0.0.1:{taken_port}", "folder": "taken", "superlink": other["address"]},
+        "public": {"address": "0.0.0.0:8000", "insecure": True},
+        "anywhere": {"address": "0.0.0.0:8000"},
+        "behind": {"superlink": "0.0.0.0:8000"},
+        "no-certificate": {**other, "certificate": "nowhere.pem"},
+        "wrong-key": {**other, "key": str(folder / "alone" / "keys" / "statement.key")},
+        "same-folder": {**other, "superlink": f"127.0.0.1:{free_port()}"},
+    }
+    for name, values in files.items():
+        (folder / f"{name}.toml").write_text(tomli_w.dumps(values))
+    return other["address"]
+
+
+def start_organizations(one: Mistakes, nowhere: str) -> None:
+    """Everything that an organization may do wrong.
+
+    Args:
+        one: takes the commands.
+        nowhere: address of a server that is not there.
+    """
+    federation, folder = one.federation, one.federation.folder
+    home = federation.write_organization("away", texts(40), patience=1)
+    one.start("no vault", "supernode", "start", home / "relay.toml")
+    home = folder / "alone"
+    side = {**tomllib.loads((home / "relay.toml").read_text()), "name": "somebody"}
+    (home / "other-name.toml").write_text(tomli_w.dumps(side))
+    one.start("other name", "supernode", "start", home / "other-name.toml")
+    one.start("other name, both", "client", "start", home / "organization.toml", home / "other-name.toml")
+
+    def relay(key: str, **changed: object) -> None:
+        path = home / f"{key.replace(' ', '-')}.toml"
+        path.write_text(tomli_w.dumps({**side, "name": "alone", "log": f"{path.stem}.log", **changed}))
+        one.start(key, "supernode", "start", path)
+
+    relay("no server", server=nowhere, patience=1)
+    relay("insecure far away", server="example.org:8000", insecure=True)
+    relay("no authority", ca="nowhere.pem")
+    relay("no certificate", ca="organization.toml")
+    make_certificates(folder / "others", ["127.0.0.1"])
+    relay("another authority", ca=str(folder / "others" / "ca.pem"))
+    relay("another host", server=f"127.1:{federation.port}")
+    relay("no node key", node_key="nowhere.key")
+    relay("not a node key", node_key="keys/statement.key")
+    make_keys(home / "unknown", "alone")
+    relay("unknown key", node_key="unknown/node.key")
+    relay("another's key", node_key=str(folder / "twin" / "keys" / "node.key"))
+    relay("no TLS there", server=f"127.0.0.1:{federation.superlink_port}", patience=1)
+    one.start("second vault", "vault", "start", home / "organization.toml")
+
+
+def start_coordinators(one: Mistakes, plan: Path) -> None:
+    """Everything that a coordinator may do wrong."""
+    federation, folder = one.federation, one.federation.folder
+    one.start("port in use", "server", "start", folder / "taken.toml")
+    one.start("not loopback", "server", "start", folder / "public.toml")
+    one.start("insecure, not loopback", "server", "start", folder / "anywhere.toml", "--insecure")
+    one.start("SuperLink not loopback", "server", "start", folder / "behind.toml")
+    one.start("no certificate there", "server", "start", folder / "no-certificate.toml")
+    one.start("wrong key", "server", "start", folder / "wrong-key.toml")
+    one.start("folder in use", "server", "start", folder / "same-folder.toml")
+    one.start("run, no server", "run", plan, "--out", folder / "none", "--server", folder / "nobody.toml")
+    held = folder / "held"
+    held.mkdir()
+    (held / "notes.txt").touch()
+    one.start("not empty", *federation.run_arguments(plan, held))
+    one.start("nothing to resume", *federation.run_arguments(plan, folder / "none-yet", "--resume"))
+
+
 @pytest.fixture(scope="module")
 def mistakes(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mistakes]:
     folder = tmp_path_factory.mktemp("bad")
@@ -43,67 +116,11 @@ def mistakes(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         ):
             vault = federation.start(f"{home.name}-vault", "vault", "start", home / "organization.toml")
             vault.wait_for("the vault answers")
-        other = {"address": f"127.0.0.1:{free_port()}"}
-        (folder / "nobody.toml").write_text(tomli_w.dumps({**other, "insecure": True, "folder": "nobody"}))
-        (folder / "taken.toml").write_text(
-            tomli_w.dumps(
-                {
-                    "address": f"127.0.0.1:{taken.getsockname()[1]}",
-                    "folder": "taken",
-                    "superlink": other["address"],
-                }
-            )
-        )
-        (folder / "public.toml").write_text(tomli_w.dumps({"address": "0.0.0.0:8000", "insecure": True}))
-        (folder / "anywhere.toml").write_text(tomli_w.dumps({"address": "0.0.0.0:8000"}))
-        (folder / "behind.toml").write_text(tomli_w.dumps({"superlink": "0.0.0.0:8000"}))
-        (folder / "no-certificate.toml").write_text(tomli_w.dumps({**other, "certificate": "nowhere.pem"}))
-        key_of_another = {**other, "key": str(folder / "alone" / "keys" / "statement.key")}
-        (folder / "wrong-key.toml").write_text(tomli_w.dumps(key_of_another))
-        (folder / "same-folder.toml").write_text(tomli_w.dumps({**other, "superlink": f"127.0.0.1:{free_port()}"}))
-        held = folder / "held"
+        nowhere = write_server_files(folder, taken.getsockname()[1])
         plan = federation.write_plan()
         federation.programs["server"].wait_for("is ready")
-
-        home = federation.write_organization("away", texts(40), patience=1)
-        one.start("no vault", "supernode", "start", home / "relay.toml")
-        home = folder / "alone"
-        side = {**tomllib.loads((home / "relay.toml").read_text()), "name": "somebody"}
-        (home / "other-name.toml").write_text(tomli_w.dumps(side))
-        one.start("other name", "supernode", "start", home / "other-name.toml")
-        one.start("other name, both", "client", "start", home / "organization.toml", home / "other-name.toml")
-
-        def relay(key: str, **changed: object) -> None:
-            path = home / f"{key.replace(' ', '-')}.toml"
-            path.write_text(tomli_w.dumps({**side, "name": "alone", "log": f"{path.stem}.log", **changed}))
-            one.start(key, "supernode", "start", path)
-
-        relay("no server", server=other["address"], patience=1)
-        relay("insecure far away", server="example.org:8000", insecure=True)
-        relay("no authority", ca="nowhere.pem")
-        relay("no certificate", ca="organization.toml")
-        make_certificates(folder / "others", ["127.0.0.1"])
-        relay("another authority", ca=str(folder / "others" / "ca.pem"))
-        relay("another host", server=f"127.1:{federation.port}")
-        relay("no node key", node_key="nowhere.key")
-        relay("not a node key", node_key="keys/statement.key")
-        make_keys(home / "unknown", "alone")
-        relay("unknown key", node_key="unknown/node.key")
-        relay("another's key", node_key=str(folder / "twin" / "keys" / "node.key"))
-        relay("no TLS there", server=f"127.0.0.1:{federation.superlink_port}", patience=1)
-        one.start("port in use", "server", "start", folder / "taken.toml")
-        one.start("not loopback", "server", "start", folder / "public.toml")
-        one.start("insecure, not loopback", "server", "start", folder / "anywhere.toml", "--insecure")
-        one.start("SuperLink not loopback", "server", "start", folder / "behind.toml")
-        one.start("no certificate there", "server", "start", folder / "no-certificate.toml")
-        one.start("wrong key", "server", "start", folder / "wrong-key.toml")
-        one.start("folder in use", "server", "start", folder / "same-folder.toml")
-        one.start("second vault", "vault", "start", home / "organization.toml")
-        one.start("run, no server", "run", plan, "--out", folder / "none", "--server", folder / "nobody.toml")
-        held.mkdir()
-        (held / "notes.txt").touch()
-        one.start("not empty", *federation.run_arguments(plan, held))
-        one.start("nothing to resume", *federation.run_arguments(plan, folder / "none-yet", "--resume"))
+        start_organizations(one, nowhere)
+        start_coordinators(one, plan)
         yield one
 
 

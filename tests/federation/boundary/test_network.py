@@ -17,8 +17,8 @@ import tomli_w
 
 from server.superlink.certificates import make_certificates
 from tests.conftest import ROOT
+from tests.federation.boundary.networks import Elsewhere, elsewhere, namespaces_are_permitted
 from tests.federation.harness import Federation, Program, charged, lines, texts, wait_for_round
-from tests.federation.networks import Elsewhere, elsewhere, namespaces_are_permitted
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from random_models import Tokens, random_examples, trained_of
+from parts.random_models import Tokens, random_examples, trained_of
 
-from client.vault.training.dp_sgd import PerExampleGradients, add_noise, clipped_sum, micro_batches
+from client.vault.training.dp_sgd import add_noise, clipped_sum
 from client.vault.training.entropy import SystemEntropy
+from client.vault.training.micro_batches import micro_batches
+from client.vault.training.per_example import PerExampleGradients
 from common.model.precision import computing_in
 from common.plan.task import TaskSection
 from common.tasks.causal_lm import CausalLM

@@ -18,7 +18,7 @@ import pytest
 from client.relay.vault_client import RemoteVault
 from common.errors import Refused
 from common.protocol.protocol import REASONS, Release
-from tests.client.vault.kills import (
+from tests.client.vault.kills.audit import (
     PRIVACY,
     ROUNDS,
     STEPS,
@@ -27,10 +27,10 @@ from tests.client.vault.kills import (
     Chance,
     Home,
     Key,
-    Pace,
     make_home,
     read_books,
 )
+from tests.client.vault.kills.pace import Pace
 from tests.client.vaults import VaultProcess
 from tests.conftest import MakePlan
 from tests.waiting import LONG, wait_until

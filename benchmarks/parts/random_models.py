@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,15 +24,15 @@ class Tokens:
     model_input_names = ("input_ids", "attention_mask")
 
 
-def llama_config(hidden: int, layers: int, **values: Any) -> LlamaConfig:
-    """The shape of a Llama with heads of 64 numbers."""
+def llama_config(hidden: int, layers: int, values: Mapping[str, int] | None = None) -> LlamaConfig:
+    """The shape of a Llama with heads of 64 numbers; `values` replace others of its configuration."""
     usual = {
         "vocab_size": VOCABULARY,
         "intermediate_size": 8 * hidden // 3,
         "num_attention_heads": hidden // 64,
         "num_key_value_heads": hidden // 64,
     }
-    return LlamaConfig(hidden_size=hidden, num_hidden_layers=layers, **usual | values)
+    return LlamaConfig(hidden_size=hidden, num_hidden_layers=layers, **usual | dict(values or {}))
 
 
 def lora_model(config: LlamaConfig, method: str = "ffa", dtype: torch.dtype = torch.float32) -> torch.nn.Module:

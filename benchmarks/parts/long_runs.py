@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def shared_folder() -> Path:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from random_models import Tokens, headed_model, llama_config, lora_model, random_examples, trained_of
+from parts.random_models import Tokens, headed_model, llama_config, lora_model, random_examples, trained_of
 
-from client.vault.training.dp_sgd import PerExampleGradients
+from client.vault.training.per_example import PerExampleGradients
 from common.plan.task import TaskSection
 from common.tasks import Example, Task
 from common.tasks.causal_lm import CausalLM

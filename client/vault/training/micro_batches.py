@@ -1,0 +1,70 @@
+"""Which examples go through the model together, in shapes that do not tell how many or which were drawn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from client.vault.records.units import Unit
+from common.tasks import Example, padded_length
+
+# Float64 numbers that the gradients of a group of units may take: 256 MiB. Memory and speed only.
+_GROUP_NUMBERS = 2**25
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Examples that go through the model together, in a shape that does not tell how many or which.
+
+    Matrix kernels round differently for different shapes. If shapes followed the draw, leaving out one record
+    would change the gradients of the others: by 4e-6·C for 512 records in float32, but by 9 % of C in
+    bfloat16, beyond the sensitivity that the accountant is told. So the length follows from each example
+    alone, the rows from the length, and rows without an example are filled up.
+
+    Attributes:
+        examples: 1 to `rows` of them.
+        length: tokens that each is padded to.
+        rows: of the model's input.
+    """
+
+    examples: tuple[Example, ...]
+    length: int
+    rows: int
+
+
+def micro_batches(units: Sequence[Unit], max_tokens: int) -> Iterator[tuple[MicroBatch, list[int]]]:
+    """All examples, those of like length together, each batch of `max_tokens` padded tokens, at least one row.
+
+    Yields:
+        A batch, and for each of its examples the place of its unit.
+    """
+    every = [(example, owner) for owner, unit in enumerate(units) for example in unit]
+    every.sort(key=lambda item: len(item[0]))
+    for length, group in itertools.groupby(every, key=lambda item: padded_length(len(item[0]))):
+        rows = _rows(length, max_tokens)
+        items = list(group)
+        for start in range(0, len(items), rows):
+            examples, owners = zip(*items[start : start + rows], strict=True)
+            yield MicroBatch(examples, length, rows), list(owners)
+
+
+def groups(sample: Sequence[Unit], size: int, max_tokens: int) -> Iterator[list[Unit]]:
+    """The units that have examples, in groups whose gradients are held in memory together.
+
+    Args:
+        sample: a user may have hundreds of examples, and there may be many users.
+        size: numbers in one gradient.
+        max_tokens: padded tokens in a micro-batch. A group has a multiple of its rows.
+    """
+    usable = sorted((unit for unit in sample if unit), key=lambda unit: max(map(len, unit)))
+    start = 0
+    while start < len(usable):
+        rows = _rows(padded_length(max(map(len, usable[start]))), max_tokens)
+        count = rows * max(1, _GROUP_NUMBERS // (rows * size))
+        yield usable[start : start + count]
+        start += count
+
+
+def _rows(length: int, max_tokens: int) -> int:
+    return max(1, max_tokens // length)

@@ -1,0 +1,14 @@
+"""What tests of `sotto client check` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.client.vaults import write_organization
+
+
+@pytest.fixture
+def path(tmp_path: Path, tiny_base: Path) -> Path:
+    return write_organization(tmp_path / "st-mary", tiny_base)
