@@ -23,7 +23,7 @@ test-all: .venv/dev
 	$(SUITE) -m 'not soak'
 
 soak: .venv/dev
-	SOTTO_SOAK_KILLS=200 $(PYTEST) tests/client/vault/test_process_kills.py
+	SOTTO_SOAK_KILLS=200 $(PYTEST) tests/client/vault/kills/test_process_kills.py
 	$(PYTEST) --log-cli-level=INFO -m soak tests
 	SOTTO_SOAK_FUZZ=10000 $(PYTEST) tests/fuzz
 

@@ -149,7 +149,7 @@ def generate(
 
 @server.command("start")
 def start_server(settings: ServerFile = None, insecure: Insecure = False) -> None:
-    """Run Flower's SuperLink, and the TLS door to it, until Ctrl-C."""
+    """Run Flower's SuperLink, and the TLS gateway to it, until Ctrl-C."""
     from server.superlink.start import serve
 
     logs.begin("server")

@@ -1,7 +1,7 @@
 """`sotto client keys`: an organization's keys, made at home. Private halves never leave it.
 
 The statement key is the vault's: it signs ledger and statements. The node key is the relay's: it opens the
-coordinator's door. Whoever has the node key alone can sign nothing, and read no record.
+coordinator's gateway. Whoever has the node key alone can sign nothing, and read no record.
 """
 
 from __future__ import annotations

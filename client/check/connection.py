@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 
 from client.check.findings import Check, Checks, Group
-from client.relay.gateway_client import Welcome, ask_door
+from client.relay.gateway_client import Welcome, ask_gateway
 from client.relay.vault_client import vault_name
 from client.vault.policy.organization import Organization
 from common.errors import InputError, SottoError
@@ -93,7 +93,7 @@ def _node_key(path: Path) -> Checks[bool]:
 
 
 def _server(organization: Organization, relay: Relay) -> Checks[Welcome]:
-    welcome = ask_door(relay.server_address, relay.path(relay.ca), relay.path(relay.node_key))
+    welcome = ask_gateway(relay.server_address, relay.path(relay.ca), relay.path(relay.node_key))
     if welcome.organization != organization.name:
         raise InputError(
             f"{relay.server_address} knows the node key as {welcome.organization!r}; it should be "

@@ -1,4 +1,4 @@
-"""The coordinator's door as an organization meets it: is it there, is it the right one, and may we enter?"""
+"""The coordinator's gateway as an organization meets it: is it there, is it the right one, and may we enter?"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WATCH_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Welcome:
-    """What the door says to whom it knows.
+    """What the gateway says to whom it knows.
 
     Attributes:
         organization: the name under which the coordinator registered the key.
@@ -37,14 +37,14 @@ class Welcome:
 
 
 class NotAccepted(InputError):
-    """The door knows this organization's key not, or not any more, or cannot believe its clock."""
+    """The gateway knows this organization's key not, or not any more, or cannot believe its clock."""
 
 
 class Unreachable(SottoError):
-    """Nobody answers at the server's address now, or not as a door does."""
+    """Nobody answers at the server's address now, or not as a gateway does."""
 
 
-def ask_door(address: Address, ca: Path, key: Path, timeout: float = 10.0) -> Welcome:
+def ask_gateway(address: Address, ca: Path, key: Path, timeout: float = 10.0) -> Welcome:
     """Ask the server who it takes us for.
 
     Args:
@@ -79,8 +79,8 @@ def ask_door(address: Address, ca: Path, key: Path, timeout: float = 10.0) -> We
     raise Unreachable(f"{address}: answers with status {reply.status_code}, not as a Sotto server does")
 
 
-class Door:
-    """The door as a relay watches it as long as it runs.
+class Gateway:
+    """The gateway as a relay watches it as long as it runs.
 
     Args:
         address: of the server.
@@ -89,7 +89,7 @@ class Door:
         organization: the name that the key should be registered for.
 
     Attributes:
-        closed: why the door could not be asked when it was asked last; empty if it could.
+        closed: why the gateway could not be asked when it was asked last; empty if it could.
     """
 
     def __init__(self, address: Address, ca: Path, key: Path, organization: str) -> None:
@@ -98,7 +98,7 @@ class Door:
         self._key = key
         self._organization = organization
         self.closed = ""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="door")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway")
         self._asked: Future[bool] | None = None
         self._ask_at = time.monotonic() + _WATCH_SECONDS
 
@@ -109,7 +109,7 @@ class Door:
             InputError: it never will: it does not take our key, or we not its certificate.
         """
         try:
-            welcome = ask_door(self._address, self._ca, self._key, _TRY_SECONDS)
+            welcome = ask_gateway(self._address, self._ca, self._key, _TRY_SECONDS)
         except Unreachable as error:
             self.closed = str(error)
             return False

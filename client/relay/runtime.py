@@ -100,9 +100,9 @@ def run_supernode(bell: Path, arguments: list[str]) -> None:
 class _ReturningClient(FleetHttpClient):
     """Takes the place of a SuperNode of the same key that died.
 
-    Flower would refuse the key for the minute that it takes the dead one for connected. The door adds the node's
-    number to such a refusal, and with it the dead one can be signed off: so long that the server sees that it was
-    away, and asks again what the dead one may have received.
+    Flower would refuse the key for the minute that it takes the dead one for connected. The gateway adds the
+    node's number to such a refusal, and with it the dead one can be signed off: so long that the server sees that it
+    was away, and asks again what the dead one may have received.
     """
 
     def ActivateNode(self, request: ActivateNodeRequest) -> ActivateNodeResponse:  # noqa: N802 - Flower's name

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from client.relay.gateway_client import Door
+from client.relay.gateway_client import Gateway
 from client.relay.runtime import check_version
 from client.relay.settings import Relay
 from client.relay.vault_client import vault_name
@@ -35,13 +35,15 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
     """
     check_version()
     server, socket, log = relay.server_address, relay.vault_socket, relay.log_file
-    door = None if relay.insecure else Door(server, relay.path(relay.ca), relay.path(relay.node_key), relay.name)
+    gateway = (
+        None if relay.insecure else Gateway(server, relay.path(relay.ca), relay.path(relay.node_key), relay.name)
+    )
 
     def tell(line: str) -> None:
         warn(line)
-        if door:
+        if gateway:
             # A SuperNode that the server does not let in any more ends. Whether it was that is asked at once.
-            door.ask_now()
+            gateway.ask_now()
 
     try:
         with (
@@ -51,11 +53,11 @@ def serve_relay(relay: Relay, report: Callable[[str], None]) -> None:
         ):
             if not _vault_answers(relay, socket, supervisor, report):
                 return
-            if not _server_answers(relay, server, door, supervisor, report):
+            if not _server_answers(relay, server, gateway, supervisor, report):
                 return
             _start(relay, Path(home), supervisor)
             report(f"{relay.name}: relays between the server at {server} and the vault at {socket}")
-            supervisor.run(door.watch if door else lambda: None)
+            supervisor.run(gateway.watch if gateway else lambda: None)
     except Held as held:
         raise InputError(f"log = {log}: another relay, process {held.holder}, writes it") from None
 
@@ -87,7 +89,7 @@ def _start(relay: Relay, home: Path, supervisor: Supervisor) -> None:
 
 
 def _server_answers(
-    relay: Relay, server: Address, door: Door | None, supervisor: Supervisor, report: Callable[[str], None]
+    relay: Relay, server: Address, gateway: Gateway | None, supervisor: Supervisor, report: Callable[[str], None]
 ) -> bool:
     """Whether the server is there before the time is over; False only if this process is told to end.
 
@@ -95,11 +97,11 @@ def _server_answers(
         InputError: the server does not take our key, or we not its certificate.
         SottoError: it is not there in time.
     """
-    is_there = door.is_open if door else server.is_open
+    is_there = gateway.is_open if gateway else server.is_open
     if not is_there():
         report(f"{relay.name}: waiting for the server at {server}")
         if not supervisor.wait_for(is_there, relay.patience) and not supervisor.told_to_end:
-            reason = f" ({door.closed})" if door and door.closed else ""
+            reason = f" ({gateway.closed})" if gateway and gateway.closed else ""
             raise SottoError(
                 f"no server answers at {server}{reason}; the coordinator starts it with: sotto server start"
             )

@@ -1,4 +1,4 @@
-"""Who may enter: the registered organizations as the door and a run look them up, always as they are now."""
+"""Who may enter: the registered organizations as the gateway and a run look them up, always as they are now."""
 
 from __future__ import annotations
 

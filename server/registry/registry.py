@@ -3,7 +3,7 @@
 One folder beside the SuperLink's state, kept from run to run. `NAME.pub` is the statement key and `NAME.node-key`
 the node key, in the format of OpenSSH; `NAME.node-id` is the number under which the SuperLink knows the node;
 `NAME.head` is the newest head. `revoked` lists the fingerprints of node keys that are never taken again. Only a
-key that was registered here makes a signature valid, and opens the door.
+key that was registered here makes a signature valid, and lets a node in.
 """
 
 from __future__ import annotations

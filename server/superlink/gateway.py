@@ -1,7 +1,7 @@
-"""The door: the one listener that the network reaches. Behind it, on loopback, is the SuperLink.
+"""The gateway: the one listener that the network reaches. Behind it, on loopback, is the SuperLink.
 
 Flower serves its Fleet API (for SuperNodes), its Control API (who runs what) and its Runtime API (for the
-ServerApp) on one port, the last two without authentication. The door forwards ten calls of the Fleet API and
+ServerApp) on one port, the last two without authentication. The gateway forwards ten calls of the Fleet API and
 nothing else: a request's path is looked up in a table and never passed on, nor are its query, its `Host` or who it
 says that it was forwarded for. Every request must be signed by a registered node key, before its body is read. A
 request for messages is kept until there may be one (`server/superlink/holds.py`).
@@ -81,7 +81,7 @@ class _TooLarge(Exception):
     pass
 
 
-class Door:
+class Gateway:
     """Decides who enters and forwards what may pass.
 
     Args:
@@ -104,7 +104,7 @@ class Door:
         )
 
     def app(self) -> Starlette:
-        """The door as an ASGI application."""
+        """The gateway as an ASGI application."""
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -226,7 +226,7 @@ def _refuse(status: int, reason: str) -> Response:
 
 
 class _Impatient(H11Protocol):
-    """A connection over which no request begins within seconds is closed: silent ones would fill the door."""
+    """A connection over which no request begins within seconds is closed: silent ones would fill the gateway."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -245,7 +245,7 @@ class _Server(uvicorn.Server):
         self._holds = holds
 
     async def main_loop(self) -> None:
-        # Ten times a second is all that an idle door would do.
+        # Ten times a second is all that an idle gateway would do.
         await self.on_tick(0)
         while not self.should_exit:
             await asyncio.sleep(_TICK_SECONDS)
@@ -258,11 +258,11 @@ class _Server(uvicorn.Server):
 def serve(
     address: Address, certificate: Path, key: Path, superlink: Address, members: Members, holds: Holds
 ) -> None:
-    """Serve the door until SIGTERM."""
+    """Serve the gateway until SIGTERM."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     config = uvicorn.Config(
-        Door(superlink, members, holds).app(),
+        Gateway(superlink, members, holds).app(),
         host=address.host,
         port=address.port,
         ssl_certfile=certificate,
@@ -282,11 +282,11 @@ def serve(
     server = _Server(config, holds)
     server.run()
     if not server.started:
-        sys.exit("the door could not listen")
+        sys.exit("the gateway could not listen")
 
 
 if __name__ == "__main__":
-    begin("door", timed=True)
+    begin("gateway", timed=True)
     listens, certificate_file, key_file, behind, folder, state, bell = sys.argv[1:]
     serve(
         any_address(listens, "address"),

@@ -18,10 +18,10 @@ def server_problem(server: Server) -> str | None:
     Raises:
         InputError: an address in the file is none.
     """
-    superlink, door = server.superlink_at, local(server.listens_at)
+    superlink, gateway = server.superlink_at, local(server.listens_at)
     if not is_ready(superlink):
         return f"no SuperLink answers at {superlink}"
-    return None if door.is_open() else f"the door at {server.listens_at} is closed"
+    return None if gateway.is_open() else f"the gateway at {server.listens_at} is closed"
 
 
 def main() -> None:

@@ -38,9 +38,9 @@ class Server(SettingsFile):
 
     @property
     def bells(self) -> tuple[Path, Path]:
-        """They ring when the database changes, one for the door and one for the SuperExec."""
+        """They ring when the database changes, one for the gateway and one for the SuperExec."""
         folder = self.path(self.folder)
-        return folder / "door.bell", folder / "superexec.bell"
+        return folder / "gateway.bell", folder / "superexec.bell"
 
     @property
     def registry(self) -> Path:
@@ -71,13 +71,13 @@ class Server(SettingsFile):
         """Where the SuperLink listens, checked.
 
         Raises:
-            InputError: it is no address, not this machine's alone, or the door's.
+            InputError: it is no address, not this machine's alone, or the gateway's.
         """
         if self.insecure:
             return self.listens_at
         why = "the SuperLink serves everybody who reaches it and stays on this machine"
-        behind, door = loopback_address(self.superlink, "superlink", why), self.listens_at
-        if behind.port == door.port:
+        behind, gateway = loopback_address(self.superlink, "superlink", why), self.listens_at
+        if behind.port == gateway.port:
             raise InputError(f"superlink = {self.superlink!r}: it should be another port than that of address")
         return behind
 

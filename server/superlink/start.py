@@ -1,4 +1,4 @@
-"""`sotto server start`: Flower's SuperLink on loopback and the door before it, kept running."""
+"""`sotto server start`: Flower's SuperLink on loopback and the gateway before it, kept running."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READY_SECONDS = 60.0
 
 
 def serve(server: Server, report: Callable[[str], None]) -> None:
-    """Keep a SuperLink and its door running until SIGTERM or SIGINT.
+    """Keep a SuperLink and its gateway running until SIGTERM or SIGINT.
 
     Args:
         server: where and with what.
@@ -32,13 +32,13 @@ def serve(server: Server, report: Callable[[str], None]) -> None:
         InputError: the port or the folder is in use, or the certificate is none.
         SottoError: it does not start.
     """
-    superlink, door, folder = server.superlink_at, server.listens_at, server.path(server.folder)
+    superlink, gateway, folder = server.superlink_at, server.listens_at, server.path(server.folder)
     if not server.insecure:
         _check_certificate(server.path(server.certificate), server.path(server.key))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with exclusive(folder / "superlink"), Supervisor(warn) as supervisor:
-            for key, address in {"superlink": superlink, "address": door}.items():
+            for key, address in {"superlink": superlink, "address": gateway}.items():
                 if local(address).is_open():
                     raise InputError(f"{key} = {address}: another program listens there; choose another port")
             watch = Watch(server.database, [Bell.hang(path) for path in server.bells])
@@ -46,9 +46,9 @@ def serve(server: Server, report: Callable[[str], None]) -> None:
             _start_superlink(server, supervisor, log)
             _wait(supervisor, lambda: is_ready(superlink), "SuperLink", log)
             if not server.insecure and not supervisor.told_to_end:
-                _open_door(server, supervisor, folder / "door.log")
+                _open_gateway(server, supervisor, folder / "gateway.log")
             if not supervisor.told_to_end:
-                report(f"the server is ready at {door}; its logs are in {folder}")
+                report(f"the server is ready at {gateway}; its logs are in {folder}")
             supervisor.run(watch)
     except Held as held:
         raise InputError(f"folder = {folder}: another server, process {held.holder}, uses it") from None
@@ -78,15 +78,15 @@ def _program(name: str) -> list[str]:
     return [sys.executable, "-P", "-m", f"server.superlink.{name}"]
 
 
-def _open_door(server: Server, supervisor: Supervisor, log: Path) -> None:
+def _open_gateway(server: Server, supervisor: Supervisor, log: Path) -> None:
     # Flower takes a second to load: the mistakes that can be made are told before.
     from server.superlink.nodes import synchronize
 
     synchronize(server.organizations(), server.superlink_at)
     arguments = [server.listens_at, server.path(server.certificate), server.path(server.key)]
     arguments += [server.superlink_at, server.registry, server.database, server.bells[0]]
-    supervisor.start("door", [*_program("gateway"), *map(str, arguments)], FLOWER_ENVIRONMENT, log)
-    _wait(supervisor, local(server.listens_at).is_open, "door", log)
+    supervisor.start("gateway", [*_program("gateway"), *map(str, arguments)], FLOWER_ENVIRONMENT, log)
+    _wait(supervisor, local(server.listens_at).is_open, "gateway", log)
 
 
 def _wait(supervisor: Supervisor, ready: Callable[[], bool], name: str, log: Path) -> None:

@@ -56,7 +56,7 @@ def test_each_part_is_well_until_something_of_it_is_gone(tiny_base: Path, tmp_pa
         server = federation.programs["server"]
         server.process.send_signal(signal.SIGSTOP)  # so that nothing is started again
         server.descendant("server.superlink.gateway").kill()
-        assert check(*file) == (1, f"the door at 127.0.0.1:{federation.port} is closed")
+        assert check(*file) == (1, f"the gateway at 127.0.0.1:{federation.port} is closed")
         assert check(*relay) == (1, f"the SuperNode is not connected to 127.0.0.1:{federation.port}")
         node.process.send_signal(signal.SIGSTOP)  # as above
         node.descendant("client.relay.runtime", "relay").kill()

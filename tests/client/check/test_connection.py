@@ -1,4 +1,4 @@
-"""What `sotto client check --relay` finds: against a real door and a real vault's socket, and each mistake."""
+"""What `sotto client check --relay` finds: against a real gateway and a real vault's socket, and each mistake."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from common.system.network import Address, free_port
 from server.registry.registry import Registry
 from server.superlink.certificates import make_certificates
 from tests.client.vaults import Echo, open_vault, served
-from tests.server.superlink.gateways import door_process
+from tests.server.superlink.gateways import gateway_process
 
 
 @dataclass
 class Site:
-    """A door with one registered organization."""
+    """A gateway with one registered organization."""
 
     folder: Path
     address: Address
@@ -51,10 +51,10 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("door")
+    folder = tmp_path_factory.mktemp("gateway")
     make_certificates(folder / "certs", ["127.0.0.1"])
     registry = Registry(folder / "organizations")
-    with door_process(folder, registry, Address("127.0.0.1", free_port())) as (address, _):
+    with gateway_process(folder, registry, Address("127.0.0.1", free_port())) as (address, _):
         site = Site(folder, address, registry)
         site.keys("st-mary", "st-mary")
         yield site

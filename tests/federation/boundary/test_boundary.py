@@ -220,14 +220,14 @@ def test_nothing_planted_crossed_the_network(site: Site, out: Path) -> None:
     federation = site.federation
     streams = site.capture.streams()
     behind = [data for ports, data in streams.items() if federation.superlink_port in ports]
-    door = [data for ports, data in streams.items() if federation.port in ports]
-    # Behind the door it is in the clear, so that what is looked for would be found: the plan is.
+    gateway = [data for ports, data in streams.items() if federation.port in ports]
+    # Behind the gateway it is in the clear, so that what is looked for would be found: the plan is.
     assert any(b'"clipping_norm"' in data for data in behind)
     assert any(b"ledger_head" in data or b"st-mary" in data for data in behind)
-    assert door
-    assert not any(b'"clipping_norm"' in data or b"st-mary" in data for data in door), "the door speaks TLS"
+    assert gateway
+    assert not any(b'"clipping_norm"' in data or b"st-mary" in data for data in gateway), "the gateway speaks TLS"
     planted = [RECORD, SETTING, IN_VAULT, IN_RELAY, *site.secrets]
-    for data in (*behind, *door):
+    for data in (*behind, *gateway):
         assert found(data, planted) == []
 
 

@@ -34,7 +34,7 @@ def test_every_program_writes_json_and_no_file_holds_a_word_of_a_record(tiny_bas
         stranger = federation.write_organization("stranger", texts(1), log="-")
         registry = Server.read(file).organizations()
         registry.revoke("stranger")
-        # A relay whose SuperNode dies says so here; a revoked node is turned away at the door.
+        # A relay whose SuperNode dies says so here; a revoked node is turned away at the gateway.
         both.descendant("client.relay.runtime", "supernode").kill()
         both.wait_for("SuperNode ended with code -9")
         assert both.end() == 0
@@ -58,8 +58,8 @@ def test_every_program_writes_json_and_no_file_holds_a_word_of_a_record(tiny_bas
 
     relay = read((home / "relay.log").read_text())
     assert {(line["part"], line["organization"]) for line in relay} == {("relay", "a"), ("supernode", "a")}
-    door = read((tmp_path / "superlink" / "door.log").read_text())
-    assert [line["part"] for line in door if line["message"].startswith("refused: revoked-key SHA256:")]
+    gateway = read((tmp_path / "superlink" / "gateway.log").read_text())
+    assert [line["part"] for line in gateway if line["message"].startswith("refused: revoked-key SHA256:")]
     for line in read((tmp_path / "revoked.log").read_text()):
         assert (line["part"], line["organization"]) == ("relay", "stranger")
     for path in tmp_path.rglob("*"):

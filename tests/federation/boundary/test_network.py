@@ -1,4 +1,4 @@
-"""What another machine reaches of the coordinator's: the door, and nothing behind it. And what happens to a run
+"""What another machine reaches of the coordinator's: the gateway, and nothing behind it. And what happens to a run
 when the network between them is cut.
 """
 
@@ -32,7 +32,7 @@ import httpx
 from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 
-host, door, superlink, ca = sys.argv[1:]
+host, gateway, superlink, ca = sys.argv[1:]
 heard = {}
 for port in (superlink, 9091, 9092, 9093):
     with socket.socket() as probe:
@@ -52,7 +52,8 @@ forged = [{}, {"X-Forwarded-For": "127.0.0.1", "X-Real-IP": "127.0.0.1", "Host":
 with httpx.Client(verify=ssl.create_default_context(cafile=ca)) as client:
     for path, message in asks.items():
         for number, headers in enumerate(forged):
-            request = client.build_request("POST", f"https://{host}:{door}/", content=message.SerializeToString(),
+            content, address = message.SerializeToString(), f"https://{host}:{gateway}/"
+            request = client.build_request("POST", address, content=content,
                 headers={"content-type": "application/x-protobuf", **headers})
             # Past the client's own tidying of paths.
             request.url = request.url.copy_with(raw_path=path.encode())
@@ -94,7 +95,7 @@ def federation(
         yield federation
 
 
-def test_from_another_machine_the_door_is_all_there_is_and_it_is_shut(
+def test_from_another_machine_the_gateway_is_all_there_is_and_it_is_shut(
     federation: Federation, there: Elsewhere
 ) -> None:
     arguments = [there.here, federation.port, federation.superlink_port, federation.folder / "certs" / "ca.pem"]

@@ -26,7 +26,7 @@ ROUNDS, STEPS = 4, 20
 KILLS = int(os.environ.get("SOTTO_SOAK_KILLS", "100"))
 # What is in the command line of each kind of process, in the order in which it is looked for.
 KINDS = {
-    "door": ("server.superlink.gateway",),
+    "gateway": ("server.superlink.gateway",),
     "ServerApp": ("flwr-serverapp",),
     "SuperExec": ("server.superlink.superexec",),
     "SuperLink": ("flower-superlink",),

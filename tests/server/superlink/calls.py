@@ -1,4 +1,4 @@
-"""Calls that the door forwards, and those that try to get behind it."""
+"""Calls that the gateway forwards, and those that try to get behind it."""
 
 from __future__ import annotations
 

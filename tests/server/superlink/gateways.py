@@ -1,4 +1,4 @@
-"""A door with one registered organization, as a process, and what stands in the SuperLink's place behind it."""
+"""A gateway with one registered organization, as a process, and what stands in the SuperLink's place behind it."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ class Behind:
 
 @dataclass
 class Site:
-    """A door with one registered organization, and what is behind it."""
+    """A gateway with one registered organization, and what is behind it."""
 
     folder: Path
     address: Address
     behind: Behind
     registry: Registry
-    door: Process
+    gateway: Process
 
     @property
     def ca(self) -> Path:
@@ -114,7 +114,7 @@ class Site:
 
     @property
     def log(self) -> str:
-        return (self.folder / "door.log").read_text()
+        return (self.folder / "gateway.log").read_text()
 
     def pull(self, key: NodeKey | None = None) -> Pull:
         """Begin a request for messages."""
@@ -178,7 +178,7 @@ class Pull:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Site]:
-    """A door of its own in a folder; there is no database unless somebody makes it."""
+    """A gateway of its own in a folder; there is no database unless somebody makes it."""
     make_certificates(folder / "certs", ["127.0.0.1"])
     make_keys(folder / "keys", "st-mary")
     registry = Registry(folder / "organizations")
@@ -188,29 +188,29 @@ def opened(folder: Path) -> Iterator[Site]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), behind.handler())
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with door_process(folder, registry, Address("127.0.0.1", server.server_port)) as (address, door):
-            yield Site(folder, address, behind, registry, door)
+        with gateway_process(folder, registry, Address("127.0.0.1", server.server_port)) as (address, gateway):
+            yield Site(folder, address, behind, registry, gateway)
     finally:
         server.shutdown()
         server.server_close()
 
 
 @contextmanager
-def door_process(folder: Path, registry: Registry, superlink: Address) -> Iterator[tuple[Address, Process]]:
-    """A door on a free port, with the certificates in a folder, before a SuperLink that need not be there."""
+def gateway_process(folder: Path, registry: Registry, superlink: Address) -> Iterator[tuple[Address, Process]]:
+    """A gateway on a free port, with the certificates in a folder, before a SuperLink that need not be there."""
     address = Address("127.0.0.1", free_port())
     command = [sys.executable, "-m", "server.superlink.gateway", address, folder / "certs" / "server.pem"]
     command += [folder / "certs" / "server.key", superlink, registry.folder]
     Bell.hang(folder / "bell")
     command += [folder / "state.db", folder / "bell"]
-    with (folder / "door.log").open("wb") as log:
-        door = start(command, cwd=ROOT, output=log)
+    with (folder / "gateway.log").open("wb") as log:
+        gateway = start(command, cwd=ROOT, output=log)
     try:
-        assert address.wait_until_open(120), (folder / "door.log").read_text()
-        yield address, door
+        assert address.wait_until_open(120), (folder / "gateway.log").read_text()
+        yield address, gateway
     finally:
-        door.terminate()
-        assert door.wait(60) == 0 or door.returncode == -15
+        gateway.terminate()
+        assert gateway.wait(60) == 0 or gateway.returncode == -15
 
 
 class Messages:

@@ -1,4 +1,4 @@
-"""The door: what it forwards, and that nothing else gets behind it, whatever a request looks like."""
+"""The gateway: what it forwards, and that nothing else gets behind it, whatever a request looks like."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from client.admin.keys import make_keys
-from client.relay.gateway_client import NotAccepted, Unreachable, ask_door, trust
+from client.relay.gateway_client import NotAccepted, Unreachable, ask_gateway, trust
 from common.errors import InputError
 from common.keys.node_key import NodeKey
 from common.system.network import Address
@@ -29,7 +29,7 @@ from tests.server.superlink.gateways import NODE, Site, opened
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     # There is no database: nothing is kept for long.
-    with opened(tmp_path_factory.mktemp("door")) as site:
+    with opened(tmp_path_factory.mktemp("gateway")) as site:
         yield site
 
 
@@ -75,7 +75,7 @@ def test_only_flowers_headers_are_forwarded(site: Site) -> None:
 
 @pytest.mark.parametrize("path", [*HIDDEN, *TRICKS])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "superlink", "127.0.0.1/v1/control"])
-def test_nothing_else_gets_behind_the_door_even_with_a_registered_key(site: Site, path: str, host: str) -> None:
+def test_nothing_else_gets_behind_the_gateway_even_with_a_registered_key(site: Site, path: str, host: str) -> None:
     signed = "".join(f"{name}: {value}\r\n" for name, value in site.signed().items())
     for method in ("POST", "GET"):
         head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-For: 127.0.0.1\r\nConnection: close\r\n"
@@ -157,8 +157,8 @@ def test_a_node_that_is_taken_for_connected_learns_its_number(site: Site) -> Non
     assert "sotto-node" not in site.reply_headers
 
 
-def test_the_door_says_who_one_is(site: Site) -> None:
-    welcome = ask_door(site.address, site.ca, site.key_file)
+def test_the_gateway_says_who_one_is(site: Site) -> None:
+    welcome = ask_gateway(site.address, site.ca, site.key_file)
     assert (welcome.organization, welcome.node) == ("st-mary", NODE)
     assert abs(welcome.clock) < 60, "it is the same clock"
     assert site.behind.seen == []
@@ -167,13 +167,13 @@ def test_the_door_says_who_one_is(site: Site) -> None:
 def test_an_unknown_organization_is_told_so(site: Site, tmp_path: Path) -> None:
     make_keys(tmp_path, "st-mary")
     with pytest.raises(NotAccepted, match=r"does not know the key SHA256:\S+; give node.pub and"):
-        ask_door(site.address, site.ca, tmp_path / "node.key")
+        ask_gateway(site.address, site.ca, tmp_path / "node.key")
 
 
 def test_a_revoked_organization_is_shut_out_at_once_and_told_so(site: Site, tmp_path: Path) -> None:
     make_keys(tmp_path, "county")
     site.registry.register("county", tmp_path / "node.pub", tmp_path / "statement.pub")
-    welcome = ask_door(site.address, site.ca, tmp_path / "node.key")
+    welcome = ask_gateway(site.address, site.ca, tmp_path / "node.key")
     assert (welcome.organization, welcome.node) == ("county", 0)
     headers = NodeKey.read(tmp_path / "node.key").headers()
     assert site.post("/v1/fleet/get-run", headers=headers)[0] == 503, "the SuperLink does not know it yet"
@@ -182,16 +182,16 @@ def test_a_revoked_organization_is_shut_out_at_once_and_told_so(site: Site, tmp_
     site.registry.revoke("county")
     assert site.post("/v1/fleet/get-run", headers=headers)[0] == 401
     with pytest.raises(NotAccepted, match="has revoked the key SHA256:"):
-        ask_door(site.address, site.ca, tmp_path / "node.key")
+        ask_gateway(site.address, site.ca, tmp_path / "node.key")
 
 
 def test_another_servers_certificate_is_not_believed(site: Site, tmp_path: Path) -> None:
     make_certificates(tmp_path, ["127.0.0.1"])
     with pytest.raises(InputError, match="its certificate does not hold for"):
-        ask_door(site.address, tmp_path / "ca.pem", site.key_file)
+        ask_gateway(site.address, tmp_path / "ca.pem", site.key_file)
 
 
-def test_who_answers_without_tls_is_no_door(site: Site) -> None:
+def test_who_answers_without_tls_is_no_gateway(site: Site) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
@@ -203,7 +203,7 @@ def test_who_answers_without_tls_is_no_door(site: Site) -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(Unreachable, match="speaks no TLS"):
-            ask_door(Address("127.0.0.1", listening.getsockname()[1]), site.ca, site.key_file)
+            ask_gateway(Address("127.0.0.1", listening.getsockname()[1]), site.ca, site.key_file)
         thread.join()
 
 
@@ -269,8 +269,8 @@ def test_garbage_is_no_request(site: Site, raw: bytes) -> None:
     assert site.behind.seen == []
 
 
-def test_the_door_still_answers_and_its_log_holds_no_header(site: Site) -> None:
-    assert ask_door(site.address, site.ca, site.key_file).organization == "st-mary"
-    log = (site.folder / "door.log").read_text()
+def test_the_gateway_still_answers_and_its_log_holds_no_header(site: Site) -> None:
+    assert ask_gateway(site.address, site.ca, site.key_file).organization == "st-mary"
+    log = (site.folder / "gateway.log").read_text()
     assert "Traceback" not in log
     assert site.signed()["flwr-public-key"][:60] not in log

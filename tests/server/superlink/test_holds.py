@@ -135,15 +135,15 @@ def test_who_is_not_registered_is_not_kept(site: Site) -> None:
     assert (status, json.loads(answer)) == (401, {"reason": "unknown-key"})
 
 
-def test_a_door_that_ends_waits_for_no_pull(tmp_path: Path) -> None:
+def test_a_gateway_that_ends_waits_for_no_pull(tmp_path: Path) -> None:
     with opened(tmp_path) as site:
         messages = Messages(site.folder)
         pull = site.pull()
         assert pull.is_kept()
-        site.door.send_signal(signal.SIGTERM)
+        site.gateway.send_signal(signal.SIGTERM)
         status, answer = pull.answer()
         assert (status, json.loads(answer)) == (503, {"reason": "not-ready"})
-        site.door.wait(10)
+        site.gateway.wait(10)
         assert site.pulls() == 0
         messages.close()
 
