@@ -1,6 +1,6 @@
-"""Sotto as a library and as a command: what `import sotto` offers, and the tables of commands put together.
+"""Sotto as a library and as a command line: the public Python interface, and the assembled command tables.
 
-Everything here is imported when it is first used: `import sotto` takes no PyTorch, no Flower and no Opacus.
+Everything is imported on first use: `import sotto` loads no PyTorch, no Flower and no Opacus.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from common.system.extras import explain_missing
 if TYPE_CHECKING:
     from client.vault.policy.organization import Organization
     from common.plan.plan import Plan
+    from common.report.report import PrivacyReport
     from server.run_directory.run_directory import RunDirectory
     from simulations.simulate import SimulationResult
 
@@ -63,10 +64,10 @@ _HELP = "Fine-tune one language model together, without showing anybody a record
 _TABLES = (simulations.commands, server.commands, client.commands)
 _GROUPS = {
     "server": "The coordinator's server.",
-    "vault": "The process with the data.",
+    "vault": "The process with the records.",
     "supernode": "The process with the network.",
     "client": "An organization: keys, approvals, and both of its processes.",
-    "privacy": "What a run cost, what is left, what a plan would need.",
+    "privacy": "The cost of a run, the budget that is left, the noise that a plan needs.",
     "init": "Write a commented file to start from.",
 }
 
@@ -99,7 +100,7 @@ def simulate(
         The run's directory, its privacy report, and its answers to the plan's prompts.
 
     Raises:
-        InputError: the plan does not fit the records or the model, or `out` does not fit; nothing is spent.
+        InputError: the plan does not match the records or the model, or `out` cannot be used; nothing is spent.
         SottoError: too few organizations answered.
     """
     from simulations.setup import set_up
@@ -110,16 +111,16 @@ def simulate(
 
 
 def load(result: str | Path, plan: str | Path | None = None) -> tuple[Any, Any, Plan | None]:
-    """A model, its tokenizer, and the plan that it came from.
+    """Load a model, its tokenizer, and the plan that it was trained with.
 
     Args:
         result: a run directory, an adapter folder in PEFT format, or a model folder in Hugging Face format.
-        plan: file of the plan, where the folder holds none.
+        plan: file of the plan, if the folder contains none.
 
     Raises:
-        InputError: it is none of these, or its run is not complete.
+        InputError: `result` is none of these, or its run is not complete.
     """
-    from server.results.adapter_folder import load_result
+    from server.run.result import load_result
 
     return load_result(Path(result), None if plan is None else Path(plan))
 
@@ -127,21 +128,21 @@ def load(result: str | Path, plan: str | Path | None = None) -> tuple[Any, Any, 
 def evaluate(
     result: str | Path, data: str | Path, *, plan: str | Path | None = None, template: str | None = None
 ) -> dict[str, float]:
-    """Metrics of a result on public records, by name, those of single classes too.
+    """Metrics of a result on public records, by name, including those of each class.
 
     Args:
         result: as for `load`.
         data: a file of records: .jsonl, .csv or .parquet; .gz.
-        plan: file of the plan with the task, where the folder holds none.
+        plan: file of the plan with the task, if the folder contains none.
         template: text of a record, in place of the plan's.
 
     Raises:
-        InputError: the result or the records cannot be read, or do not fit each other.
+        InputError: the result or the records cannot be read, or do not match.
     """
-    from server.results.evaluate import evaluate, task_section, to_flat
+    from common.results.evaluate import evaluate, task_section, to_flat
 
-    model, tokenizer, own = load(result, plan)
-    evaluation, _ = evaluate(model, tokenizer, task_section(own, template), Path(data), None)
+    model, tokenizer, loaded = load(result, plan)
+    evaluation, _ = evaluate(model, tokenizer, task_section(loaded, template), Path(data), None)
     return to_flat(evaluation)
 
 
@@ -158,19 +159,19 @@ def generate(
 
     Args:
         result: as for `load`.
-        prompts: one text an answer.
-        max_new_tokens: tokens to add at most.
+        prompts: one text for each answer.
+        max_new_tokens: the most tokens to generate.
         temperature: 0 is greedy.
-        top_p: draw from the likeliest tokens only.
+        top_p: sample from the most likely tokens with this total probability.
         stop: texts that end an answer.
 
     Returns:
         The answers, in the order of the prompts.
 
     Raises:
-        InputError: the result cannot be read, or its task writes no text.
+        InputError: the result cannot be read, or its task does not generate text.
     """
-    from server.results.generate import Sampling, generate
+    from common.results.generate import Sampling, generate
 
     model, tokenizer, plan = load(result)
     sampling = Sampling(max_new_tokens, temperature, top_p, tuple(stop))
@@ -189,38 +190,38 @@ def merge(result: str | Path, out: str | Path) -> float:
         The largest difference between a logit of the merged and of the unmerged model, on random tokens.
 
     Raises:
-        InputError: `result` holds no adapter, or `out` is not free.
-        SottoError: the merged model is not the same model.
+        InputError: `result` contains no adapter, or `out` exists already.
+        SottoError: the merged model differs from the unmerged model.
     """
-    from server.results.adapter_folder import merge
+    from server.run.result import merge_result
 
-    return merge(Path(result), Path(out))
+    return merge_result(Path(result), Path(out))
 
 
-def report(run: str | Path, keys: str | Path | None = None) -> dict[str, Any]:
-    """Verify the statements of a run and compute again what it cost. The keys are those of `privacy/report.json`.
+def report(run: str | Path, keys: str | Path | None = None) -> PrivacyReport:
+    """Verify a run's statements and recompute its cost. The keys are those of `privacy/report.json`.
 
     Args:
         run: a run directory.
-        keys: a folder of NAME.pub to verify with, in place of the run's own.
+        keys: a folder of NAME.pub files to verify with, in place of the run's own keys.
 
     Raises:
-        InputError: it is no run directory, or a key cannot be read.
+        InputError: it is not a run directory, or a key cannot be read.
     """
-    from server.report.audit import read_report
+    from server.run.report import read_report
 
     return read_report(Path(run), None if keys is None else Path(keys))[1]
 
 
 def calibrate(plan: Plan | str | Path, public_sizes: Sequence[int]) -> dict[str, Any]:
-    """What noise a plan needs for organizations of these public sizes, and what other settings would need.
+    """The noise that a plan needs for organizations of these public sizes, and that other settings would need.
 
     Args:
         plan: a plan, or its file.
         public_sizes: one for each organization, in units of privacy.
 
     Raises:
-        InputError: no noise is enough, or the plan does not fit a size.
+        InputError: ε is too small, or the plan does not fit a size.
     """
     from common.model.model import trained_coordinates
     from common.privacy.calibration import calibrate
@@ -231,7 +232,7 @@ def calibrate(plan: Plan | str | Path, public_sizes: Sequence[int]) -> dict[str,
 
 
 def budget(organization: str | Path) -> dict[str, Any]:
-    """What an organization spent, reserved and has left. Its vault may run meanwhile.
+    """The ε that an organization has spent, reserved and left. Its vault may be running.
 
     Args:
         organization: its organization.toml.
@@ -251,31 +252,30 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_CLASSES[name]), name)
 
 
-def _plan(given: Plan | str | Path | None) -> Any:
+def _plan(plan: Plan | str | Path | None) -> Any:
     from common.plan.plan import Plan
 
-    return Plan.read(Path(given)) if isinstance(given, str | Path) else given
+    return Plan.read(Path(plan)) if isinstance(plan, str | Path) else plan
 
 
 @app.callback()
 def _options(
     log_format: Annotated[
-        str, typer.Option(envvar=logs.FORMAT_VARIABLE, help="Lines of the log: human, or json.")
+        str, typer.Option(envvar=logs.FORMAT_VARIABLE, help="Format of the log: human or json.")
     ] = "human",
     version: Annotated[  # noqa: ARG001 - its callback prints it
         bool, typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Fine-tune one language model together, without showing anybody a record."""
-    # In the environment, from which the processes that a command starts take it.
-    os.environ[logs.FORMAT_VARIABLE] = log_format
-    logs.begin("sotto", level=logging.WARNING)
+    os.environ[logs.FORMAT_VARIABLE] = log_format  # child processes inherit it
+    logs.configure("sotto", level=logging.WARNING)
 
 
 def main() -> None:
-    """Run the command line; every foreseen error is one line and its exit code."""
+    """Run the command line; an expected error is printed as one line and gives its exit code."""
     logging.getLogger().setLevel(logging.WARNING)
-    # What libraries will change some day is for us to read in the tests, not for users on their screens.
+    # Deprecations of libraries concern the developers, who see them in the tests, not the users.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app()
@@ -293,7 +293,7 @@ def main() -> None:
             raise
         sys.exit(1)
     finally:
-        logs.end()
+        logs.reset()
 
 
 if __name__ == "__main__":

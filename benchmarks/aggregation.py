@@ -1,12 +1,12 @@
-"""Methods of aggregation side by side on a part of banking77, with and without privacy, at even and uneven ranks.
+"""Compare aggregation methods on a part of banking77, with and without privacy, at equal and different ranks.
 
     python benchmarks/aggregation.py [--methods NAME …] [--settings none 8] [--seeds N] [--records N] [--out FILE]
 
-The plans are the same but for [aggregation] and the ranks; B·A has one scale at all ranks. Seven simulated
-organizations share so many records; the head is trained alone for the first half of the rounds, then head and LoRA
-layers together, so that there are A and B to be averaged. Prints a table of accuracy on a part of the public test
+The plans differ only in [aggregation] and the ranks; B·A has the same scale at all ranks. Seven simulated
+organizations share the records; the head alone is trained for the first half of the rounds, then head and LoRA
+layers together, so that there are A and B to average. Prints a table of the accuracy on a part of the public test
 set: of the head alone, and after the last round. The seed is that of the partition; noise is fresh in every run.
-Results are kept (benchmarks/long_runs.py). Data and base model are found through the variable SOTTO_SHARED.
+Results are stored (benchmarks/parts/long_runs.py). SOTTO_SHARED names the folder with data and base model.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def plan_of(method: str, setting: str, seed: int, records: int, folder: Path) -> dict[str, Any]:
-    """The plan of a run, whose part of the records is written to a folder."""
+    """Write a part of the records to a folder, and return the plan of a run."""
     plan = banking77(folder, records, TEST_RECORDS, ORGANIZATIONS)
     plan |= {
         "lora": {"rank": 4, "alpha": 8.0, "target_modules": ["query", "value"]},
@@ -68,7 +68,7 @@ def plan_of(method: str, setting: str, seed: int, records: int, folder: Path) ->
             "local_steps": 2,
             "batch_size": min(200, records // ORGANIZATIONS // 2),
             "optimizer": "sgd",
-            # Without privacy gradients are not clipped: at a rate of 1 runs diverged.
+            # Without privacy gradients are not clipped: with a rate of 1, runs diverged.
             "learning_rate": 0.3 if setting == "none" else 1.0,
             "head_learning_rate": 50.0,
         },
@@ -84,7 +84,7 @@ def plan_of(method: str, setting: str, seed: int, records: int, folder: Path) ->
 
 
 def run(method: str, setting: str, seed: int, records: int) -> dict[str, Any]:
-    """One simulation: accuracies, and bytes of a round and organization."""
+    """Run one simulation; return accuracies, and bytes per round and organization."""
     with tempfile.TemporaryDirectory(prefix="sotto-aggregation-") as name:
         plan = plan_of(method, setting, seed, records, Path(name))
         rounds, seconds = simulated(plan, private=setting != "none")
@@ -97,7 +97,7 @@ def run(method: str, setting: str, seed: int, records: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Make the runs that are missing, and print the table."""
+    """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--settings", nargs="+", default=["none", "8"])
@@ -114,13 +114,13 @@ def main() -> None:
                 case = {"method": method, "setting": setting, "seed": seed, "records": options.records}
                 runs.append(results.of(case, partial(run, method, setting, seed, options.records)))
             rows.append(row(method, setting, runs))
-    print("| method | ε | runs | head alone | accuracy | kB up, a round and organization | seconds a run |")
+    print("| method | ε | runs | head alone | accuracy | kB up per round and organization | seconds per run |")
     print("|---|---|---|---|---|---|---|")
     print("\n".join(rows))
 
 
 def row(method: str, setting: str, runs: list[dict[str, Any]]) -> str:
-    """The runs of one method and setting: means, and the least and the greatest accuracy."""
+    """The table row of one method and setting: means, and the smallest and largest accuracy."""
     found = [one["accuracy"] for one in runs]
     spread = f" ({min(found):.3f} to {max(found):.3f})" if len(found) > 1 else ""
     cells = (

@@ -1,11 +1,10 @@
-"""What the embedded demo reaches: together with privacy, without it, and each organization alone.
+"""Measure the embedded demo: together with privacy, without privacy, and each organization alone.
 
     .venv/bin/python benchmarks/demo.py [--out DIR] [--seeds 1]
 
-Every run has the same plan: rounds, steps, batch, optimizer, ε and δ. "Alone" is the run of one organization
-with its own records only. The share is the part of the gap in log-perplexity, on the public test of all four
-dialects, that the private run closes of what the run without privacy closes. Takes about the time of six
-demos.
+Every run has the same plan: rounds, steps, batch, optimizer, ε and δ. "Alone" is a run of one organization
+with its own records only. The share is the improvement in log-perplexity of the private run, on the public test
+of all four dialects, divided by that of the run without privacy. Takes about as long as six demos.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def alone(plan: Plan) -> Plan:
 
 
 def run(plan: Plan, records: dict[str, list[Record]], out: Path, private: bool) -> tuple[float, float, float]:
-    """Log-perplexity before and after, and seconds."""
+    """Run once; return log-perplexity before and after, and seconds."""
     start = time.monotonic()
     result = simulate(plan, records, out, private=private)
     lines = result.directory.rounds()
@@ -37,7 +36,7 @@ def run(plan: Plan, records: dict[str, list[Record]], out: Path, private: bool) 
 
 
 def main() -> None:
-    """Print the table."""
+    """Run everything and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--out", type=Path, default=None, help="a new directory for all runs")
     arguments.add_argument("--seeds", type=int, default=1, help="private runs, each with fresh noise")

@@ -1,4 +1,4 @@
-"""Whether training on a device is what it is on a CPU, and what differential privacy costs there.
+"""Compare training on a device with training on a CPU, and measure the cost of differential privacy there.
 
     PYTHONPATH=. python benchmarks/gpu.py [--device cuda] [--part gradients rows neighbours noise speed]
                                           [--small] [--json FILE]
@@ -6,17 +6,17 @@
 Needs torch, transformers, PEFT, Opacus, pydantic and cryptography; no Flower, no data set, no network. Models are
 randomly initialized, tokens are random.
 
-gradients   per-example gradients beside those of a plain loop over single examples: the largest relative
+gradients   per-example gradients against those of a plain loop over single examples: the largest relative
             difference of any tensor.
-rows        one example in different rows of a micro-batch, under different companions, for adapters of the kinds
-            that a server could choose: in how many of the shapes its gradient has other bits, and how far it moves
-            after it is clipped, in C.
-neighbours  one shorter unit more in a batch: how far the sum of clipped gradients moves, in C. More than 1 would
-            be more than the accountant is told.
-noise       what is added to a sum: whether it is the CPU's, bit for bit, and a Kolmogorov-Smirnov test.
-speed       a DP-SGD step beside a plain LoRA step, in turn: medians, tokens a second, peak memory.
+rows        one example in different rows of a micro-batch, with different other examples, for adapters that a
+            server could choose: in how many shapes its gradient is not bit-identical, and how far the clipped
+            gradient moves, in C.
+neighbours  a batch with one shorter unit more: how far the sum of clipped gradients moves, in C. More than 1 would
+            exceed what the accountant assumes.
+noise       the noise that is added to a sum: whether it is bit-identical to the CPU's, and a Kolmogorov-Smirnov
+test. speed       a DP-SGD step against a plain LoRA step, alternating: medians, tokens per second, peak memory.
 
-"deterministic" says whether PyTorch's deterministic algorithms and attention by plain matrix products were set.
+"deterministic": whether PyTorch's deterministic algorithms and attention by plain matrix products were enabled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Read when cuBLAS is first used: without it deterministic algorithms refuse matrix products.
+# Read when cuBLAS is first used: deterministic algorithms refuse matrix products without it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
@@ -44,6 +44,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from client.vault.training.dp_sgd import add_noise, clipped_sum
 from client.vault.training.entropy import Keystream
+from client.vault.training.exact import UNIT_BITS
 from client.vault.training.micro_batches import MicroBatch
 from client.vault.training.per_example import Gradients
 from common.model.precision import computing_in
@@ -54,7 +55,7 @@ Row = dict[str, Any]
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """With PyTorch's deterministic algorithms, and the attention that is plain matrix products, or as it comes."""
+    """Use PyTorch's deterministic algorithms and attention by plain matrix products, or the defaults."""
     torch.use_deterministic_algorithms(wanted, warn_only=True)
     every = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
     try:
@@ -65,7 +66,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 
 def gradients(subject: Subject, *, small: bool) -> Iterator[Row]:
-    """Hooked gradients beside a plain loop, example by example, without padding."""
+    """Compare hooked gradients with a plain loop, example by example, without padding."""
     ADAPTERS["ordinary"](subject.parameters)
     tokens = 24 if small else 200
     examples = tuple(subject.examples(4, tokens, seed=3))
@@ -85,20 +86,20 @@ def gradients(subject: Subject, *, small: bool) -> Iterator[Row]:
 
 
 def _clipped(each: Gradients, place: int) -> torch.Tensor:
-    """One example's gradient, all tensors in one, clipped to C = 1; not finite is zero, as in training."""
+    """One example's gradient as one vector, clipped to C = 1; zero if not finite, as in training."""
     flat = torch.cat([tensor[place].flatten().double() for tensor in each.values()])
     norm = flat.norm()
     return flat * (1.0 / norm).clamp(max=1.0) if bool(norm.isfinite()) else torch.zeros_like(flat)
 
 
 def _places(rows: int) -> list[int]:
-    """First and last rows, those about half, and those about multiples of the tiles of matrix kernels."""
+    """First and last rows, rows near the middle, and rows near multiples of the tile sizes of matrix kernels."""
     wanted = {0, 1, 7, 8, 63, 64, 128, rows // 2, rows - 2, rows - 1}
     return sorted(place for place in wanted if 0 <= place < rows)
 
 
 def rows(subject: Subject, *, small: bool) -> Iterator[Row]:
-    """One example in many rows, with other companions in each."""
+    """One example in many rows, each with different other examples."""
     lengths, tokens = ((48,), (512,)) if small else ((48, 80, 96, 128, 512), (512, 16384))
     shapes = [(length, most // length) for length in lengths for most in tokens]
     for adapter in ("ordinary", "times 1e6", "shared row × 1e8"):
@@ -135,7 +136,7 @@ def _row_differences(subject: Subject, length: int, count: int) -> tuple[bool, f
 
 
 def neighbours(subject: Subject, *, small: bool) -> Iterator[Row]:
-    """One shorter example, which moves all others of its length by a row."""
+    """Add one shorter example, which moves all others of its length by a row."""
     lengths, tokens = ((48,), 512) if small else ((16, 48, 80, 96), 2048)
     for adapter in ("ordinary", "zeros", "shared row × 1e4", "shared row × 1e8"):
         ADAPTERS[adapter](subject.parameters)
@@ -145,19 +146,18 @@ def neighbours(subject: Subject, *, small: bool) -> Iterator[Row]:
             more = [(subject.examples(1, length - 6, seed=length + 1)[0],), *batch]
             with subject.hooks() as hooks:
                 sums = [clipped_sum(hooks, subject.task, each, 1.0, tokens) for each in (batch, more)]
-            squares = [float((sums[0][name] - sums[1][name]).square().sum()) for name in sums[0]]
-            moved = max(moved, sum(squares) ** 0.5)
+            moved = max(moved, float((sums[0] - sums[1]).double().norm()) * 2.0**-UNIT_BITS)
         yield {"model": subject.name, "adapter": adapter, "sum moves by, C": f"{moved:.7f}"}
 
 
 def noise(device: str) -> Iterator[Row]:
-    """The noise alone, on sums of zeros."""
-    zeros = {name: torch.zeros(1000, 300, dtype=torch.float64) for name in "ab"}
+    """Measure the noise alone, on sums of zeros."""
+    zeros = torch.zeros(600_000, dtype=torch.int64)
     key = os.urandom(32)
-    there = add_noise({name: tensor.to(device) for name, tensor in zeros.items()}, 1.7, Keystream(key))
+    there = add_noise(zeros.to(device), 1.7, Keystream(key)).cpu()
     here = add_noise(zeros, 1.7, Keystream(key))
-    same = all(torch.equal(there[name].cpu(), here[name]) for name in zeros)
-    values = torch.cat([tensor.flatten() for tensor in there.values()]).cpu() / 1.7
+    same = torch.equal(there, here)
+    values = there / 1.7
     fit = kstest(values.numpy(), "norm")
     yield {
         "numbers": len(values),
@@ -168,7 +168,7 @@ def noise(device: str) -> Iterator[Row]:
 
 
 def speed(device: str, *, small: bool, runs: int) -> Iterator[Row]:
-    """A DP-SGD step beside a plain step, in turn, on a Llama of about 1.2 billion numbers in bfloat16."""
+    """Alternate a DP-SGD step and a plain step, on a Llama of about 1.2 billion parameters in bfloat16."""
     if small:
         config, length, batch = llama_config(64, 2), 32, 4
     else:
@@ -192,7 +192,7 @@ def speed(device: str, *, small: bool, runs: int) -> Iterator[Row]:
 
 
 def _in_turn(private: Callable[[], None], plain: Callable[[], None], runs: int, tokens: int, device: str) -> Row:
-    """Times and peak memory of two steps that are taken in turn, after one of each that is not counted."""
+    """Times and peak memory of two alternating steps, after one warm-up of each."""
     seconds: list[list[float]] = [[], []]
     peaks = [0, 0]
     for run in range(runs + 1):
@@ -216,7 +216,7 @@ def _in_turn(private: Callable[[], None], plain: Callable[[], None], runs: int, 
 
 
 def _settle(device: str) -> int:
-    """Wait for the device; its peak memory in bytes since the last time, 0 on a CPU."""
+    """Wait for the device; return its peak memory in bytes since the last call, 0 on a CPU."""
     if torch.device(device).type != "cuda":
         return 0
     torch.cuda.synchronize()
@@ -225,7 +225,7 @@ def _settle(device: str) -> int:
     return peak
 
 
-# Llama-3.2-1B, where it differs from a Llama of its width.
+# The values of Llama-3.2-1B that differ from those of a Llama of its width.
 LLAMA_1B = {"intermediate_size": 8192, "num_key_value_heads": 8, "vocab_size": 128256}
 PARTS = ("gradients", "rows", "neighbours", "noise", "speed")
 
@@ -249,9 +249,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--small", action="store_true", help="tiny models, to see that the script works")
+    parser.add_argument("--small", action="store_true", help="tiny models, to test the script")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="keep the tables in a file")
+    parser.add_argument("--json", type=Path, help="write the tables to a file")
     options = parser.parse_args()
     on_gpu = torch.device(options.device).type == "cuda"
     results: dict[str, Any] = {

@@ -1,13 +1,13 @@
-"""Two hostile organizations of seven, on a part of banking77 under privacy: which rule keeps the model.
+"""Measure robust rules against two hostile organizations of seven, on a part of banking77 with privacy.
 
     python benchmarks/hostile.py [--rules NAME …] [--attacks NAME …] [--epsilon 8] [--records N]
                                  [--rounds N] [--out FILE]
 
-Every organization is a real vault that trains and noises; two of them change their update before it leaves for
-the server. All runs have one plan but for [aggregation]. The head alone is trained. Prints the accuracy on a part
-of the public test set, and how many updates were refused. Updates with NaN are refused under every rule, also by
-the plain mean without a screen. Results are kept (benchmarks/long_runs.py). Data and base model are found through
-the variable SOTTO_SHARED.
+Every organization is a real vault that trains and adds noise; two of them change their update before it is sent to
+the server. The plans differ only in [aggregation]. Only the head is trained. Prints the accuracy on a part of the
+public test set, and the number of refused updates. Updates with NaN are refused with every rule, also with the
+plain mean without a screen. Results are stored (benchmarks/parts/long_runs.py). SOTTO_SHARED names the folder with
+data and base model.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from parts.long_runs import ROOT, Results, banking77
 
-from common.adapter.adapter import Adapter, from_bytes, sent, to_bytes
+from common.adapter.adapter import Adapter, from_bytes, round_shapes, to_bytes
 from common.model.model import LoraModel
 from common.plan.plan import Plan
 from common.protocol.protocol import Description, Participant, Release, TrainRequest
 from common.protocol.statement import Statement
+from common.results.evaluate import PublicEvaluation
 from common.settings import validate
-from server.results.evaluate import PublicEvaluation
 from server.rounds.rounds import run_rounds
 from server.run.start import start_run
 from server.run_directory.run_directory import RunDirectory
@@ -50,7 +50,7 @@ Attack = Callable[[Adapter], Adapter]
 
 
 def _large(update: Adapter) -> Adapter:
-    """Random, a hundred times as large."""
+    """A random update, a hundred times as large."""
     random = np.random.default_rng()
     return {
         name: (100 * tensor.std() * random.normal(size=tensor.shape)).astype(np.float32)
@@ -76,7 +76,7 @@ class Hostile:
     Args:
         vault: its vault.
         directory: of the run.
-        attack: what becomes of an update.
+        attack: the change of an update.
     """
 
     def __init__(self, vault: Participant, directory: RunDirectory, attack: Attack) -> None:
@@ -94,12 +94,12 @@ class Hostile:
         """The vault's release, attacked."""
         release = self._vault.train(request)
         head_only = self._directory.plan.training.is_head_alone(request.round)
-        shapes = sent(self._directory.trained_shapes, head_only=head_only)
+        shapes = round_shapes(self._directory.trained_shapes, head_only=head_only)
         return replace(release, update=to_bytes(self._attack(from_bytes(release.update, shapes))))
 
 
 def plan_of(rule: str, epsilon: float, records: int, rounds: int, folder: Path) -> Plan:
-    """The plan under a rule, whose part of the records is written to a folder."""
+    """Write a part of the records to a folder, and return the plan with a rule."""
     plan = banking77(folder, records, TEST_RECORDS, ORGANIZATIONS)
     plan |= {
         "training": {
@@ -118,7 +118,7 @@ def plan_of(rule: str, epsilon: float, records: int, rounds: int, folder: Path) 
 
 
 def run(rule: str, attack: str, epsilon: float, records: int, rounds: int) -> dict[str, Any]:
-    """One run in this process."""
+    """Run once in this process."""
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sotto-hostile-") as name:
         plan = plan_of(rule, epsilon, records, rounds, Path(name))
@@ -142,7 +142,7 @@ def run(rule: str, attack: str, epsilon: float, records: int, rounds: int) -> di
 
 
 def main() -> None:
-    """Make the runs that are missing, and print the table."""
+    """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))

@@ -1,11 +1,11 @@
-"""What a federation costs that has nothing to do: the processors' time of each kind of process, in % of one core.
+"""Measure the CPU time of an idle federation, for each type of process, in % of one core.
 
     .venv/bin/python benchmarks/idle.py [--organizations 3] [--seconds 60] [--insecure] [--json]
 
-Real processes as `sotto` starts them, on loopback: a server with TLS and node keys (without, with `--insecure`),
-and for each organization a vault and a relay side. Nothing is run. They are left alone until the first look of
-each is over, and are then measured with all that they started. The vaults are shown, and are in no sum: what they
-cost idle is the same whatever the network side does.
+Real processes as `sotto` starts them, on loopback: a server with TLS and node keys (without them with
+`--insecure`), and for each organization a vault and a relay. There is no run. They are measured with all their
+descendants, after each has finished its first poll. The vaults are shown, but in no sum: their idle cost does not
+depend on the network side.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SERVER, RELAY_SIDE, VAULT = "server", "relay side", "vault"
 SETTLE_SECONDS = 20.0
 SOTTO = [sys.executable, "-P", "-m", "sotto"]
 
-# The first whose words are all in a command line is a process's kind.
+# The first entry whose words are all in a process's command line is its type.
 KINDS = [
     (("flower-superlink",), SERVER, "SuperLink"),
     (("flower-superexec",), SERVER, "SuperExec"),
@@ -51,7 +51,7 @@ KINDS = [
 
 
 def kind_of(process: psutil.Process) -> tuple[str, str]:
-    """Which side a process belongs to, and what it is."""
+    """The side that a process belongs to, and its type."""
     words = {Path(word).name for word in process.cmdline()}
     for marks, side, name in KINDS:
         if words.issuperset(marks):
@@ -60,7 +60,7 @@ def kind_of(process: psutil.Process) -> tuple[str, str]:
 
 
 def write_organization(folder: Path, name: str, address: str, insecure: bool) -> Path:
-    """An organization's folder: a few records, its keys and its two files."""
+    """Write an organization's folder: a few records, its keys and its two files."""
     home = folder / name
     home.mkdir()
     records = "".join(json.dumps({"text": f"letter number {n}"}) + "\n" for n in range(64))
@@ -84,7 +84,7 @@ def write_organization(folder: Path, name: str, address: str, insecure: bool) ->
 
 
 def start(stack: ExitStack, folder: Path, organizations: int, insecure: bool) -> None:
-    """A server and organizations, connected."""
+    """Start a server and organizations, and wait until they are connected."""
     address = f"127.0.0.1:{free_port()}"
     settings = {"address": address, "superlink": f"127.0.0.1:{free_port()}", "insecure": insecure}
     server = folder / "server.toml"
@@ -105,7 +105,7 @@ def start(stack: ExitStack, folder: Path, organizations: int, insecure: bool) ->
 
 
 def measure(seconds: float) -> dict[tuple[str, str], tuple[int, float]]:
-    """Of each kind of process below this one: how many there are, and % of a core that all of them take."""
+    """For each type of descendant process: their number, and their total % of a core."""
 
     def spent(process: psutil.Process) -> float:
         times = process.cpu_times()
@@ -116,7 +116,7 @@ def measure(seconds: float) -> dict[tuple[str, str], tuple[int, float]]:
     time.sleep(seconds)
     found: dict[tuple[str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for process in processes:
-        # One that ended or fell over meanwhile is no idle process: it raises.
+        # If a process ended meanwhile, the measurement is not valid: this raises.
         share = 100 * (spent(process) - before[process]) / (time.monotonic() - begin)
         count, total = found[kind_of(process)]
         found[kind_of(process)] = count + 1, total + share
@@ -130,9 +130,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--insecure", action="store_true")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--hold", action="store_true", help="leave them running until Enter, to look at them")
+    parser.add_argument("--hold", action="store_true", help="keep them running until Enter, for inspection")
     arguments = parser.parse_args()
-    # A socket's path is short: the system's own temporary folder is.
+    # A socket's path must be short, like that of the system's temporary folder.
     with tempfile.TemporaryDirectory(prefix="idle-") as folder, ExitStack() as stack:
         start(stack, Path(folder), arguments.organizations, arguments.insecure)
         time.sleep(SETTLE_SECONDS)

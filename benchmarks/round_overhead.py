@@ -1,12 +1,12 @@
-"""What a round costs beyond training: Sotto's processes beside a stock Flower app, in one run of this script.
+"""Measure a round's time beyond training: Sotto's processes against a stock Flower app, in one run of this script.
 
     .venv/bin/python benchmarks/round_overhead.py [--rounds 11] [--organizations 3] [--insecure]
 
-Ours: server with TLS and node keys (without, with `--insecure`), vaults and relays as `sotto` starts them, on the
-demo's base model; the time that the slowest vault spent in `train` is taken off each round. Stock:
+Sotto: server with TLS and node keys (without them with `--insecure`), vaults and relays as `sotto` starts them, on
+the demo's base model; the time that the slowest vault spent in `train` is subtracted from each round. Stock:
 `flower-superlink`, `flower-supernode` and FedAvg with all defaults and no TLS, whose ClientApp returns the arrays
-that it got, of the same number of bytes, without any training. All on loopback. The first round of each is left
-out: it loads what later rounds keep.
+that it received, of the same size, without training. All on loopback. The first round of each is not counted: it
+loads what later rounds reuse.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 BIN = Path(sys.executable).parent
 BASE = Path(__file__).parent.parent / "simulations" / "demo" / "base"
 QUIET = {**os.environ, **FLOWER_ENVIRONMENT, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-# The stock programs keep their own pace.
+# The stock programs keep their own polling intervals.
 STOCK = {name: value for name, value in QUIET.items() if name != "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"}
 
 
 class TimedVault:
-    """A vault that notes how long each training took."""
+    """A vault that records the time of each training."""
 
     def __init__(self, vault: Participant, times: Path) -> None:
         self._vault, self._times = vault, times
@@ -97,7 +97,7 @@ def serve_timed_vault(path: Path) -> None:
 
 @contextmanager
 def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
-    """A process and all that it starts, ended with SIGTERM."""
+    """Run a process, and end it and all its descendants with SIGTERM."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -119,7 +119,7 @@ def running(command: list[str], environment: dict[str, str], log: Path) -> Itera
 
 
 def wait_for(text: str, log: Path, seconds: float = 120) -> None:
-    """Wait until a log says something."""
+    """Wait until a log contains a text."""
     deadline = time.monotonic() + seconds
     while text not in (log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""):
         if time.monotonic() > deadline:
@@ -128,7 +128,7 @@ def wait_for(text: str, log: Path, seconds: float = 120) -> None:
 
 
 def ours(folder: Path, rounds: int, organizations: int, insecure: bool) -> tuple[list[float], int]:
-    """Seconds of each round beyond training, and the bytes of an adapter."""
+    """Seconds of each round of Sotto beyond training, and the bytes of an adapter."""
     demo = prepare_demo(folder / "data")
     address = f"127.0.0.1:{free_port()}"
     settings = {"address": address, "superlink": f"127.0.0.1:{free_port()}", "insecure": insecure}
@@ -242,14 +242,14 @@ def main() -> None:
     if arguments.vault:
         serve_timed_vault(arguments.vault)
         return
-    # A socket's path is short: the system's own temporary folder is.
+    # A socket's path must be short, like that of the system's temporary folder.
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         (Path(folder) / "ours").mkdir()
         (Path(folder) / "stock").mkdir()
         own, size = ours(Path(folder) / "ours", arguments.rounds, arguments.organizations, arguments.insecure)
         others = stock(Path(folder) / "stock", arguments.rounds, arguments.organizations, size)
     print(f"{arguments.organizations} organizations, {size} bytes each way, the rounds from the second on")
-    print(f"{'':8}{'median':>8}{'min':>8}{'max':>8}  seconds a round beyond training")
+    print(f"{'':8}{'median':>8}{'min':>8}{'max':>8}  seconds per round beyond training")
     for name, seconds in (("ours", own[1:]), ("stock", others[1:])):
         print(f"{name:8}{statistics.median(seconds):8.2f}{min(seconds):8.2f}{max(seconds):8.2f}")
 

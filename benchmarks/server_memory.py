@@ -1,12 +1,12 @@
-"""Peak memory of the server at 10, 100 and 1,000 organizations that each send an update of 50 MB.
+"""Measure the server's peak memory with 10, 100 and 1,000 organizations that each send an update of 50 MB.
 
     python benchmarks/server_memory.py [--senders N …] [--megabytes N] [--no-screen] [--folder DIR]
 
-Each number of senders is a process of its own, which runs one round through the round loop of a real run. What is
-printed is the largest resident set that the system saw. Senders make up their update when they are asked for it,
-so that none of theirs is kept; one of them at a time is part of what is measured, in every row alike. With the
-screen, the default of a plan, all updates of a round wait on disk: 1,000 of 50 MB need 50 GB in DIR, which are
-removed at the end. Without it an update is folded in and dropped as soon as it is there.
+Each number of senders is measured in a separate process, which runs one round in the round loop of a real run. The
+result is the largest resident set size. Senders generate their update on request, so that none is kept; one update
+at a time is included in the result, equally in every row. With the screen, the default of a plan, all updates of a
+round stay on disk: 1,000 of 50 MB need 50 GB in DIR, which are removed at the end. Without it an update is added
+and deleted as soon as it arrives.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RANK, _WIDTH = 16, 8192
 
 
 def one(senders: int, layers: int, screen: bool, folder: Path) -> None:
-    """Run one round in this process; print what it took as JSON."""
+    """Run one round in this process; print the measurement as JSON."""
     import numpy as np
 
     from common.adapter.adapter import to_bytes
@@ -48,7 +48,7 @@ def one(senders: int, layers: int, screen: bool, folder: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 1e-3, _RANK * _WIDTH).astype(np.float32)
 
     class Sender:
-        """Answers with noise that begins at another place for each tensor and sender."""
+        """Answers with noise that starts at a different offset for each tensor and sender."""
 
         def __init__(self, number: int) -> None:
             self._number = number
@@ -109,7 +109,7 @@ def main() -> None:
     print("|---|---|---|---|")
     for senders in options.senders:
         with tempfile.TemporaryDirectory(prefix="sotto-memory-", dir=options.folder) as folder:
-            # A module, so that the packages are found wherever it is started.
+            # Run as a module, so that packages are importable from any working directory.
             arguments = ["--one", "--senders", str(senders), "--megabytes", str(options.megabytes)]
             arguments += ["--folder", folder, *(["--no-screen"] if options.no_screen else [])]
             command = [sys.executable, __file__, *arguments]

@@ -1,10 +1,10 @@
-"""What the vault's socket costs: an adapter to a vault that sends it back, in seconds and in memory of each side.
+"""Measure the vault's socket: time and memory of each side when a vault sends an adapter back.
 
     .venv/bin/python benchmarks/socket_throughput.py [--megabytes 200] [--runs 5]
 
-The vault is a process of its own whose training is an echo. Memory is the growth of a process's peak over what it
-held before: the vault has to hold the adapter once, and so has the caller, who gets a second copy back. The vault
-forgets an adapter before the next one comes, so that later runs add nothing.
+The vault is a separate process that returns the adapter instead of training. Memory is the increase of a process's
+peak over its earlier use: the vault has to hold the adapter once, and so has the caller, which receives a second
+copy. The vault frees an adapter before the next arrives, so that later runs add nothing.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ MEGABYTE = 10**6
 
 
 class Echo:
-    """Answers with the adapter that it was sent."""
+    """Answers with the adapter that it received."""
 
     def describe(self) -> Description:
         """Any description."""
         return Description("echo", "example", 1)
 
     def train(self, request: TrainRequest) -> Release:
-        """The adapter itself."""
+        """The adapter, unchanged."""
         return Release(request.adapter)
 
     def statement(self, run: str) -> Statement:
-        """Nothing was spent."""
+        """Always refused: nothing was spent."""
         raise LookupError(run)
 
 
@@ -53,7 +53,7 @@ def megabytes(process: int, key: str) -> float:
 
 
 def serve(socket: Path) -> None:
-    """Echo until the process is ended."""
+    """Serve until the process ends."""
     server = VaultServer(Echo(), socket)
     server.start()
     signal.pause()

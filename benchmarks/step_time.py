@@ -1,9 +1,9 @@
-"""What differential privacy costs in time: a DP-SGD step beside a plain LoRA step on the same batch.
+"""Measure the time cost of differential privacy: a DP-SGD step against a plain LoRA step on the same batch.
 
     .venv/bin/python benchmarks/step_time.py [--runs 9]
 
-Both steps are taken in turn in one process, so that a machine that slows down slows down both; the table
-shows the median of the ratios, and the quartiles. Models are randomly initialized: time does not depend on
+The steps alternate in one process, so that a slowdown of the machine affects both; the table shows the median
+and the quartiles of the ratios. Models are randomly initialized: time does not depend on
 the weights.
 """
 

@@ -1,12 +1,12 @@
-"""What makes training faster on this machine: micro-batches of like lengths, and products in bfloat16.
+"""Measure what speeds up training on this machine: micro-batches of similar length, and products in bfloat16.
 
     .venv/bin/python benchmarks/throughput.py --base FOLDER --data FILE [--template "{text}"] [--runs 5]
 
 Per-example gradients of the same examples, by a sentence encoder with LoRA on all linear layers, in four
-ways that are taken in turn in one process; the table shows the median of the ratios to the slowest way, and the
-quartiles, and how many of the processed tokens are padding. Without sorting, each micro-batch is padded to its
-longest example. A second table shows the padding of draws of several sizes from the whole file, without training:
-rows that are filled up, so that no record changes another's gradient, weigh more the fewer examples there are.
+variants that alternate in one process; the table shows the median and the quartiles of the ratios to the slowest
+variant, and the share of padding in the processed tokens. Without sorting, each micro-batch is padded to its
+longest example. A second table shows the padding for samples of several sizes from the whole file, without
+training: empty rows, which keep a record from changing another's gradient, matter more with fewer examples.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DRAWS = (256, 1000, 4000)
 
 
 def as_they_come(examples: list[Example]) -> Iterator[MicroBatch]:
-    """Micro-batches of at most so many padded tokens, in the order of the records."""
+    """Micro-batches with a bounded number of padded tokens, in the order of the records."""
     batch: list[Example] = []
     for example in examples:
         longest = padded_length(max(map(len, [*batch, example])))
@@ -47,19 +47,19 @@ def as_they_come(examples: list[Example]) -> Iterator[MicroBatch]:
 
 
 def sorted_by_length(examples: list[Example]) -> Iterator[MicroBatch]:
-    """Micro-batches as training makes them."""
+    """Micro-batches as in training."""
     for batch, _ in micro_batches([(example,) for example in examples], TOKENS):
         yield batch
 
 
 def padding(batches: list[MicroBatch]) -> float:
-    """The share of the processed tokens that are padding, rows without an example among them."""
+    """The share of padding in the processed tokens, including empty rows."""
     processed = sum(batch.rows * batch.length for batch in batches)
     return 1 - sum(len(example) for batch in batches for example in batch.examples) / processed
 
 
 def main() -> None:
-    """Take the four ways in turn and print the table."""
+    """Alternate the four variants and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, help="a folder with an encoder")
     parser.add_argument("--data", required=True, type=Path, help="records")
@@ -101,7 +101,7 @@ def main() -> None:
                 times.setdefault((order, precision), []).append(time.perf_counter() - begin)
     slowest = times["as they come", torch.float32]
     print(f"{len(examples)} examples of {statistics.median(map(len, examples)):.0f} tokens (median)\n")
-    print("| micro-batches | products | seconds | times as fast (quartiles) | padding |")
+    print("| micro-batches | products | seconds | speed-up (quartiles) | padding |")
     print("|---|---|---|---|---|")
     for (order, precision), taken in times.items():
         low, ratio, high = statistics.quantiles([a / b for a, b in zip(slowest, taken, strict=True)], n=4)
@@ -113,9 +113,9 @@ def main() -> None:
 
 
 def print_padding(every: list[Example]) -> None:
-    """The padding of draws of several sizes, as training makes micro-batches and as records come."""
+    """Print the padding for samples of several sizes: micro-batches as in training, and in record order."""
     print(f"\nmicro-batches of {TOKENS} padded tokens\n")
-    print("| examples drawn | draws | padding, of like length | as they come |")
+    print("| sampled examples | samples | padding, similar length | in order of the records |")
     print("|---|---|---|---|")
     for size in DRAWS:
         draws = [every[start : start + size] for start in range(0, len(every) - size + 1, size)][:8]

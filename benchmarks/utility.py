@@ -1,14 +1,14 @@
-"""How good the examples' models are, and what privacy costs them: without it, at ε = 8 and at ε = 3, over seeds.
+"""Measure the quality of the examples' models without privacy, at ε = 8 and at ε = 3, over seeds.
 
     python benchmarks/utility.py [--examples NAME …] [--settings none 8 3] [--arrangements federated central]
                                  [--seeds N] [--out FILE]
 
 Simulates the plan of each example for each setting and seed (of the partition; noise is fresh in every run) and
 prints a table of the task's headline metric on the public test set. A plan `plan-epsilon-3.toml` beside
-`plan.toml` is taken for ε = 3, since less ε asks for other steps. "central" is one organization that holds all
-records and draws as many of them in a step as all organizations together: what it costs not to share records.
-Results are kept (benchmarks/long_runs.py). The hyper-parameters of the plans were chosen while looking at these
-test sets; that choice is not in ε.
+`plan.toml` is used for ε = 3, since a smaller ε needs other steps. "central" is one organization with all records,
+whose batch is that of all organizations together: the difference is the cost of not sharing records. Results are
+stored (benchmarks/parts/long_runs.py). The hyper-parameters of the plans were tuned on these test sets; ε
+does not include that.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Case:
 
 
 def plan_of(case: Case) -> dict[str, Any]:
-    """The example's plan as a case needs it, with its paths made absolute."""
+    """The example's plan, adapted to a case, with absolute paths."""
     example, setting = case.example, case.setting
     folder = ROOT / "examples" / example
     own = folder / f"plan-epsilon-{setting}.toml"
@@ -68,7 +68,7 @@ def plan_of(case: Case) -> dict[str, Any]:
 
 
 def run(case: Case) -> dict[str, Any]:
-    """One simulation: the first and the last line of its rounds, and what it took."""
+    """Run one simulation; return the first and the last line of its rounds, and its time."""
     plan = plan_of(case)
     rounds, seconds = simulated(plan, private=case.setting != "none")
     training, organizations = plan["training"], plan["simulation"]["organizations"]
@@ -82,7 +82,7 @@ def run(case: Case) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Make the runs that are missing, and print the table."""
+    """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", nargs="+", choices=EXAMPLES, default=EXAMPLES)
     parser.add_argument("--settings", nargs="+", default=["none", "8", "3"])
@@ -96,13 +96,13 @@ def main() -> None:
     for example, arrangement, setting in kinds:
         cases = [Case(example, arrangement, setting, seed) for seed in range(options.seeds)]
         rows.append(row(cases[0], [results.of(asdict(case), partial(run, case)) for case in cases]))
-    print("| example | records | ε | runs | metric | before | after | seconds a run |")
+    print("| example | records | ε | runs | metric | before | after | seconds per run |")
     print("|---|---|---|---|---|---|---|---|")
     print("\n".join(rows))
 
 
 def row(case: Case, runs: list[dict[str, Any]]) -> str:
-    """The runs of one setting as a row of the table: means, and the least and the greatest value."""
+    """The table row of one setting: means, and the smallest and largest value."""
     metric = runs[0]["headline"]
     before, after = ([one[when][metric] for one in runs] for when in ("before", "after"))
     spread = f" ({min(after):.3f} to {max(after):.3f})" if len(after) > 1 else ""

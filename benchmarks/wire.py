@@ -1,12 +1,12 @@
-"""What fewer bits on the wire cost: one plan with each pair of number formats in turn, the same draws and noise.
+"""Measure the cost of fewer bits on the wire: one plan with each pair of number formats, same samples and noise.
 
     python benchmarks/wire.py [--method ffa|fedavg] [--rounds N] [--batch N] [--seeds N] [--pairs UP/DOWN …]
 
-Simulates three organizations that teach a small Llama the language of restaurant reviews (E2E) at ε = 8 and prints
-a table: bytes of a round and organization, up and down together with all that is sent beside the tensors; their
-share of float32 A and B both sent both ways, without anything beside; and the evaluation loss on public records
-(the logarithm of the perplexity), against that of the first pair with the same seed. Model and data are read from
-the folder that the environment variable SOTTO_SHARED names, else `../shared`.
+Simulates three organizations that train a small Llama on restaurant descriptions (E2E) at ε = 8 and prints a
+table: bytes per round and organization, up and down together, including everything besides the tensors; their
+share of A and B in float32, sent in both directions, without anything else; and the evaluation loss on public
+records (the logarithm of the perplexity), relative to that of the first pair with the same seed. Model and data
+are read from the folder in the environment variable SOTTO_SHARED, else from `../shared`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from typing import Any
 
 from common.plan.plan import Plan
 from common.records import Record, read_records
+from common.run.traffic import traffic
 from common.settings import validate
-from server.run_directory.traffic import traffic
 from simulations.partition import partition
 from simulations.simulate import simulate
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("SOTTO_SHARED", ROOT.parent / "shared")).absolute()
-# What goes up, what comes down.
+# Formats of the update and of the adapter.
 PAIRS = ["float32/float32", "bfloat16/bfloat16", "int8/int8", "int4/int8", "int4/int4"]
 TRAINING_RECORDS, PUBLIC_RECORDS = 6_000, 100
 
 
 def plan_for(options: argparse.Namespace, seed: int, public: Path, pair: tuple[str, str]) -> Plan:
-    """The plan, for one pair of formats."""
+    """The plan with one pair of formats."""
     values: dict[str, Any] = {
         "name": "wire",
         "model": {"base": str(SHARED / "models" / "stories260k")},
@@ -58,7 +58,7 @@ def plan_for(options: argparse.Namespace, seed: int, public: Path, pair: tuple[s
 
 
 def run(plan: Plan, records: Mapping[str, list[Record]], folder: Path) -> dict[str, float]:
-    """Bytes of a round and organization, their share of float32 A and B, and the loss before and after."""
+    """Run once; return bytes per round and organization, their share of A and B in float32, and losses."""
     directory = simulate(plan, records, folder).directory
     rounds = directory.rounds()
     moved = traffic(rounds, directory.info.shapes)
@@ -72,7 +72,7 @@ def run(plan: Plan, records: Mapping[str, list[Record]], folder: Path) -> dict[s
 
 
 def main() -> None:
-    """Make the runs and print the table."""
+    """Run everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=["ffa", "fedavg"], default="ffa")
     parser.add_argument("--rounds", type=int, default=5)
@@ -84,7 +84,9 @@ def main() -> None:
     options = parser.parse_args()
     pairs = [(up, down) for up, down in (text.split("/") for text in options.pairs)]
     train = read_records(SHARED / "data" / "e2e" / "train.jsonl.gz")[:TRAINING_RECORDS]
-    print("| update | adapter | bytes a round and organization | share | evaluation loss | against float32 |")
+    print(
+        "| update | adapter | bytes per round and organization | share | evaluation loss | relative to float32 |"
+    )
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="sotto-wire-") as name:
         folder = Path(name)
@@ -106,7 +108,7 @@ def main() -> None:
 
 
 def row(pair: tuple[str, str], runs: list[dict[str, float]], plain: list[float]) -> str:
-    """The runs of a pair of formats as a row of the table; differences are those of runs with the same seed."""
+    """The table row of a pair of formats; differences are between runs with the same seed."""
     differences = [100 * (one["loss"] / other - 1) for one, other in zip(runs, plain, strict=True)]
     spread = f" ({min(differences):+.2f} to {max(differences):+.2f})" if len(runs) > 1 else ""
     loss, difference = statistics.mean(one["loss"] for one in runs), statistics.mean(differences)

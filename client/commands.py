@@ -30,45 +30,45 @@ RelayFile = Annotated[Path, typer.Argument(help="relay.toml")]
 
 @vault.command("start")
 def start_vault(organization: OrganizationFile) -> None:
-    """Guard an organization's records and train on them, until Ctrl-C. Needs no network."""
+    """Hold an organization's records and train on them until Ctrl-C. Needs no network."""
     from client.vault.policy.organization import Organization
     from client.vault.start import serve_vault
     from client.vault.training.entropy import SystemEntropy
 
-    logs.begin("vault", private=True)
-    own = Organization.read(organization)
-    logs.begin("vault", own.name, private=True)
+    logs.configure("vault", private=True)
+    settings = Organization.read(organization)
+    logs.configure("vault", settings.name, private=True)
     with logs.nothing_else():
-        serve_vault(own, SystemEntropy(), logs.report)
+        serve_vault(settings, SystemEntropy(), logs.report)
 
 
 @supernode.command("start")
 def start_supernode(relay: RelayFile, insecure: Insecure = False) -> None:
-    """Relay between the server and the vault, until Ctrl-C. Sees no records."""
+    """Relay messages between the server and the vault until Ctrl-C. Opens no records."""
     from client.relay.settings import Relay
     from client.relay.supernode import serve_relay
 
-    logs.begin("relay")
-    own = Relay.read(relay)
-    logs.begin("relay", own.name)
-    serve_relay(own.without_tls() if insecure else own, logs.report)
+    logs.configure("relay")
+    settings = Relay.read(relay)
+    logs.configure("relay", settings.name)
+    serve_relay(settings.without_tls() if insecure else settings, logs.report)
 
 
 @client.command("start")
 def start_client(organization: OrganizationFile, relay: RelayFile, insecure: Insecure = False) -> None:
-    """Run vault and relay under one user, until Ctrl-C; the relay could then read what this user can."""
+    """Run vault and relay under one user until Ctrl-C; the relay could then read what this user can."""
     from client.admin.start import serve_both
 
-    logs.begin("client")
+    logs.configure("client")
     serve_both(organization, relay, logs.warn, insecure=insecure)
 
 
 @client.command("keys")
 def make_client_keys(
-    folder: Annotated[Path, typer.Argument(help="Where the keys go.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write the keys.")],
     name: Annotated[str, typer.Option(help="The organization's name.")] = "NAME",
 ) -> None:
-    """Make the organization's keys, at home; print the public halves."""
+    """Create the organization's keys on this machine and print the public keys."""
     from client.admin.keys import make_keys
 
     for key in make_keys(folder, name):
@@ -81,71 +81,79 @@ def make_client_keys(
 @client.command("approve")
 def approve_plan(organization: OrganizationFile, plan: PlanFile) -> None:
     """Show what a plan would cost, and record it as approved."""
-    from client.admin.cost import price
+    from client.admin.cost import plan_cost
     from client.vault.policy.approval import Approvals
     from client.vault.policy.organization import Organization
     from common.plan.plan import Plan
 
-    own, chosen = Organization.read(organization), Plan.read(plan)
-    cost = price(own, chosen)
+    settings, chosen = Organization.read(organization), Plan.read(plan)
+    cost = plan_cost(settings, chosen)
     report(
         f"{chosen.name}: {cost.mechanism.steps} steps at rate {cost.mechanism.sample_rate:.4g} with noise "
         f"σ = {cost.mechanism.noise_multiplier} cost ε = {cost.epsilon} at δ = {cost.delta:g}"
     )
-    report(f"lifetime: ε = {cost.spent} of {cost.cap.epsilon} is spent; after this run {cost.after}")
-    Approvals(own.path(own.policy.approvals)).add(chosen)
+    report(f"lifetime: ε = {cost.spent} of {cost.cap.epsilon} spent so far; {cost.after} after this run")
+    Approvals(settings.path(settings.policy.approvals)).add(chosen)
     report(f"approved: {chosen.digest()}")
 
 
 @client.command("check")
 def check_client(
     organization: OrganizationFile,
-    relay: Annotated[Path | None, typer.Option(help="relay.toml: ask its vault and the server, too.")] = None,
-    plan: Annotated[Path | None, typer.Option(help="A plan that should run here.")] = None,
+    relay: Annotated[
+        Path | None, typer.Option(help="relay.toml: also check the connection to vault and server.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan to check against this organization.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find what is wrong at home, before anything is served. Nothing is spent, written or trained."""
-    from client.check.check import all_well, check, print_checks, to_json
+    """Check an organization's setup before starting it. Spends no budget and writes nothing."""
+    from client.check.check import check, passed, print_findings, to_json
     from client.relay.settings import Relay
     from client.vault.policy.organization import Organization
     from common.plan.plan import Plan
 
-    own, chosen = Organization.read(organization), Plan.read(plan) if plan else None
+    settings, chosen = Organization.read(organization), Plan.read(plan) if plan else None
     node = Relay.read(relay) if relay else None
-    with errors.status("looking") as status:
-        found = check(own, chosen, node, lambda text: status.update(f"looking at: {text}"))
+    with errors.status("checking") as status:
+        findings = check(settings, chosen, node, lambda text: status.update(f"checking: {text}"))
     if as_json:
-        print_json(to_json(own, found))
+        print_json(to_json(settings, findings))
     else:
-        print_checks(own, found, screen)
-    if not all_well(found):
+        print_findings(settings, findings, screen)
+    if not passed(findings):
         raise typer.Exit(1)
 
 
 @client.command("anonymize")
 def anonymize_client(
     organization: OrganizationFile,
-    preview: Annotated[bool, typer.Option("--preview", help="Show it; nothing is ever written.")] = False,
-    plan: Annotated[Path | None, typer.Option(help="Look at what this plan reads; else at every field.")] = None,
-    examples: Annotated[int, typer.Option(min=0, help="Of each kind, at most.")] = 3,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Required: show the replacements; nothing is written.")
+    ] = False,
+    plan: Annotated[
+        Path | None, typer.Option(help="Search the fields that this plan reads; by default every field.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Examples of each kind, at most.")] = 3,
 ) -> None:
-    """Show what the table data.anonymize replaces in the organization's own records, on its own terminal."""
-    from client.admin.preview import preview as look
+    """Show on this terminal what data.anonymize replaces in the organization's records."""
+    from client.admin.preview import preview as preview_replacements
     from client.admin.preview import print_preview
     from client.vault.policy.organization import Organization
     from common.plan.plan import Plan
 
     if not preview:
-        raise InputError("give --preview: a vault replaces by itself whenever it encodes, and no file is written")
-    own, chosen = Organization.read(organization), Plan.read(plan) if plan else None
-    with errors.status("looking") as status:
-        made = look(own, chosen, examples, lambda text: status.update(f"looking: {text}"))
-    print_preview(own, made, screen)
+        raise InputError(
+            "--preview is required: a vault anonymizes whenever it encodes records, and writes no file"
+        )
+    settings, chosen = Organization.read(organization), Plan.read(plan) if plan else None
+    with errors.status("searching") as status:
+        result = preview_replacements(settings, chosen, examples, lambda text: status.update(f"searching: {text}"))
+    print_preview(settings, result, screen)
 
 
 @privacy.command("budget")
 def show_budget(organization: OrganizationFile, as_json: AsJson = False) -> None:
-    """Show what an organization spent, reserved and has left. Its vault may run meanwhile."""
+    """Show what an organization has spent, reserved and left. Its vault may be running."""
     from client.admin.budget import budget, print_budget
     from client.vault.policy.organization import Organization
 
@@ -158,7 +166,7 @@ def show_budget(organization: OrganizationFile, as_json: AsJson = False) -> None
 
 @init.command("organization")
 def init_organization(path: NewFile) -> None:
-    """An organization: its records and its policy, read by the vault."""
+    """Write a template of organization.toml: records and policy, read by the vault."""
     from client.vault.policy.organization import Organization
 
     write_template(path, Organization)
@@ -166,7 +174,7 @@ def init_organization(path: NewFile) -> None:
 
 @init.command("relay")
 def init_relay(path: NewFile) -> None:
-    """A relay: where the vault and the server are."""
+    """Write a template of relay.toml: where the vault and the server are."""
     from client.relay.settings import Relay
 
     write_template(path, Relay)

@@ -1,6 +1,6 @@
-"""What both trust domains may know: the plan, the adapter, the accounting, and what they say to each other."""
+"""Shared by both trust domains: the plan, the adapter, the accounting, and the protocol between them."""
 
 import logging
 
-# PEFT imports bitsandbytes where it is installed; that warns of a kernel which it could not download.
+# PEFT imports bitsandbytes if it is installed, which then warns about a kernel that it could not download.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Records as files of the usual formats. Strict: for the terminal of whoever owns the file."""
+"""Read records from files of the usual formats. Strict; messages are for the terminal of the file's owner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO, Any
 from common.errors import InputError
 
 Record = dict[str, Any]
-# A record and where it stands, for instance "line 17".
+# A record's position in its file, for instance "line 17", and the record.
 Placed = tuple[str, Record]
 
 
@@ -24,14 +24,15 @@ def read_records(path: Path) -> list[Record]:
 
 
 def placed_records(path: Path) -> list[Placed]:
-    """Read every record of a file or folder, and where it stands.
+    """Read every record of a file or folder, with its position.
 
     Args:
-        path: `.jsonl` (one JSON object a line; empty lines are skipped) or `.csv` (with a line of names), both in
-            UTF-8 and perhaps with `.gz`; `.parquet`; or a folder that the datasets library's `save_to_disk` wrote.
+        path: `.jsonl` (one JSON object per line; empty lines are skipped) or `.csv` (with a header line), both in
+            UTF-8 and optionally with `.gz`; `.parquet`; or a folder that the datasets library's `save_to_disk`
+            wrote.
 
     Raises:
-        InputError: no such file, another format, a line that is no record (which line), or no record.
+        InputError: no such file, an unknown format, a line that is not a record (with its number), or no records.
     """
     if path.is_dir():
         records = list(_read_folder(path))
@@ -75,8 +76,8 @@ def _where(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f": it breaks off at character {error.pos + 1}"
     if isinstance(error, UnicodeDecodeError):
-        return f": byte {error.start + 1} is no UTF-8"
-    return ": it is nested too deep" if isinstance(error, RecursionError) else ": a number has too many digits"
+        return f": byte {error.start + 1} is not valid UTF-8"
+    return ": it is nested too deeply" if isinstance(error, RecursionError) else ": a number has too many digits"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -91,13 +92,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_csv(path: Path) -> Iterator[Placed]:
-    """Every value is a text. A cell may hold line breaks: a record is named by the line that it ends on."""
-    texts = _decoded(path)
+    """Every value is a string. A cell may hold line breaks: a record's position is the line that it ends on."""
+    decoded = _decoded(path)
     try:
-        reader = csv.DictReader(texts, strict=True)
+        reader = csv.DictReader(decoded, strict=True)
         names = reader.fieldnames or []
         if not names or len(set(names)) < len(names) or not all(name.strip() for name in names):
-            raise InputError(f"{path}: its first line should give each column a name of its own")
+            raise InputError(f"{path}: its first line should give each column a unique name")
         for row in reader:
             if None in row or None in row.values():
                 raise InputError(f"{path}: line {reader.line_num} should have {len(names)} cells")
@@ -111,7 +112,7 @@ def _decoded(path: Path) -> Iterator[str]:
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: line {number} is no text in UTF-8{_where(error)}") from None
+            raise InputError(f"{path}: line {number} is not text in UTF-8{_where(error)}") from None
 
 
 def _read_parquet(path: Path) -> Iterator[Placed]:
@@ -127,17 +128,19 @@ def _read_parquet(path: Path) -> Iterator[Placed]:
 
 
 def _read_folder(path: Path) -> Iterator[Placed]:
-    """What the datasets library's `save_to_disk` wrote: a list of Arrow files."""
+    """Read a folder that the datasets library's `save_to_disk` wrote: a list of Arrow files."""
     import pyarrow
 
     state = path / "state.json"
     if not state.is_file():
-        raise InputError(f"{path}: is a folder without state.json, and so none of the datasets library's")
+        raise InputError(
+            f"{path}: is a folder without state.json; the datasets library's save_to_disk writes that file"
+        )
     batches: list[Any] = []
     try:
         names = [entry["filename"] for entry in json.loads(state.read_bytes())["_data_files"]]
         if not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise ValueError("a file outside of the folder")
+            raise ValueError("a file outside the folder")
         for name in names:
             with pyarrow.memory_map(str(path / name)) as file, pyarrow.ipc.open_stream(file) as stream:
                 batches += list(stream)

@@ -1,7 +1,7 @@
-"""TOML files as frozen, typed objects; what is wrong in one as one line; a commented file from the types.
+"""TOML files as frozen, typed objects; mistakes as one-line errors; commented templates from the types.
 
-Every file that a user writes (a plan, an organization) is a `Section` of `Section`s. The text under a field
-is its documentation: `template` writes it into the file that `sotto init` makes.
+Every file that a user writes (a plan, an organization) is a `Section` of `Section`s. The string under a
+field is its documentation: `template` writes it into the file that `sotto init` creates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 
 from common.errors import InputError
 
-# No count in a file is larger: what is multiplied and written down stays a number that a machine can hold.
+# The largest count in a file: products of counts can still be computed and written down.
 LARGEST_COUNT = 10**9
 Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
 
@@ -34,7 +34,7 @@ class Section(BaseModel):
     )
 
 
-# A file may come from another party. The time that a TOML parser takes grows with the square of a key's length.
+# A file may come from another party. The parsing time of TOML grows with the square of a key's length.
 _MOST_BYTES = 2**16
 _MOST_SHOWN = 500
 
@@ -43,7 +43,7 @@ F = TypeVar("F", bound="SettingsFile")
 
 
 class SettingsFile(Section):
-    """A whole TOML file. It knows where it lies: its paths are relative to its folder."""
+    """A whole TOML file. It knows its own folder: paths in it are relative to that."""
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
 
@@ -52,7 +52,7 @@ class SettingsFile(Section):
         """Read the file.
 
         Raises:
-            InputError: one line on the first thing that is wrong in it.
+            InputError: the first mistake in it, as one line.
         """
         settings = load(path, cls)
         settings._folder = path.absolute().parent
@@ -60,15 +60,15 @@ class SettingsFile(Section):
 
     @classmethod
     def from_dict(cls: type[F], values: dict[str, Any]) -> F:
-        """What a file with these sections and keys would say. Paths are relative to the current folder.
+        """Build the settings from nested tables in place of a file. Paths are relative to the current folder.
 
         Raises:
-            InputError: one line on the first thing that is wrong in it.
+            InputError: the first mistake in it, as one line.
         """
         return validate(values, cls, cls.__name__.lower())
 
     def path(self, text: str) -> Path:
-        """A path of this file, made absolute."""
+        """Resolve a path that this file contains."""
         return resolve(text, self._folder)
 
 
@@ -76,7 +76,7 @@ def load(path: Path, kind: type[S]) -> S:
     """Read a TOML file into its type.
 
     Raises:
-        InputError: the file is not there, is not TOML, or does not fit the type; one line.
+        InputError: the file does not exist, is not TOML, or does not match the type; one line.
     """
     try:
         with path.open("rb") as file:
@@ -90,7 +90,7 @@ def load(path: Path, kind: type[S]) -> S:
         raise InputError(f"{path}: should have at most {_MOST_BYTES} bytes")
     try:
         return validate(tomllib.loads(text), kind, str(path))
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; an endless integer is another
+    except (ValueError, RecursionError) as error:  # includes TOMLDecodeError and the error for an endless integer
         raise InputError(f"{path}: not valid TOML: {error}") from None
 
 
@@ -100,22 +100,22 @@ def validate(values: dict[str, Any], kind: type[S], source: str) -> S:
     Args:
         values: nested tables, as a TOML or JSON parser gives them.
         kind: what they should be.
-        source: where they came from; begins the error's line.
+        source: where they came from; the error message starts with it.
 
     Raises:
-        InputError: the first thing that is wrong, its value, and what would be right.
+        InputError: the first mistake, its value, and what would be right.
     """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        # An unknown key is often a misspelt one whose proper name is then missing: name the cause first.
+        # A misspelt key is reported twice, as unknown and as missing: report the cause first.
         details = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
         more = "" if len(details) == 1 else f" (and {len(details) - 1} more)"
         raise InputError(f"{source}: {_explain(details[0], kind)}{more}") from None
 
 
 def _explain(detail: ErrorDetails, kind: type[Section]) -> str:
-    # A union adds the alternative that failed to the place, for instance literal['all-linear'].
+    # For a union, pydantic adds the alternative that failed to the location, such as literal['all-linear'].
     place = ".".join(str(part) for part in detail["loc"] if "[" not in str(part))
     if detail["type"] == "extra_forbidden":
         table, key = detail["loc"][:-1], str(detail["loc"][-1])
@@ -135,7 +135,7 @@ def _explain(detail: ErrorDetails, kind: type[Section]) -> str:
 def _shown(value: object) -> str:
     try:
         text = repr(value)
-    except ValueError:  # Python writes no integer of more than some thousand digits
+    except ValueError:  # Python refuses to print an integer with thousands of digits
         return "an endless integer"
     return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
 
@@ -157,7 +157,7 @@ def _section_type(field: FieldInfo) -> type[Section] | None:
 
 
 def template(kind: type[Section]) -> str:
-    """A commented TOML file with every key of a type: examples for what has no default, else the default."""
+    """Write a commented TOML file with every key of a type: its default or, if it has none, an example."""
     lines = _comment(kind.__doc__ or "")
     tables = []
     for name, field in kind.model_fields.items():
@@ -181,18 +181,18 @@ def template(kind: type[Section]) -> str:
 
 
 def _commented_out(name: str, kind: type[Section]) -> list[str]:
-    """A table within a table, which there need not be."""
+    """An optional nested table."""
     lines = ["", *_comment(kind.__doc__ or ""), f"# [{name}]"]
     for key, value in kind.model_fields.items():
-        *said, entry = _entry(key, value)
-        lines += [*said, f"# {entry.removeprefix('# ')}"]
+        *comment, entry = _entry(key, value)
+        lines += [*comment, f"# {entry.removeprefix('# ')}"]
     return lines
 
 
 def _entry(name: str, field: FieldInfo) -> list[str]:
     value = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
     assert value is not PydanticUndefined, f"{name} needs a default or an example"
-    # What may be left out, and does something else if it is: an example of it must not be in force.
+    # An optional key acts differently when it is absent: its example must stay commented out.
     optional = field.default is None or (field.default == [] and field.examples)
     text = "..." if value is None else _inline(value)
     return [*_comment(field.description or ""), f"{'# ' if optional else ''}{name} = {text}"]
@@ -201,7 +201,7 @@ def _entry(name: str, field: FieldInfo) -> list[str]:
 def _inline(value: Any) -> str:
     """A value on one line."""
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{key} = {_inline(own)}' for key, own in value.items())} }}"
+        return f"{{ {', '.join(f'{key} = {_inline(item)}' for key, item in value.items())} }}"
     if isinstance(value, list):
         return f"[{', '.join(map(_inline, value))}]"
     return tomli_w.dumps({"key": value}).strip().removeprefix("key = ")
@@ -212,7 +212,7 @@ def _comment(text: str) -> list[str]:
 
 
 def resolve(text: str, folder: Path) -> Path:
-    """A path as a file means it: variables such as `${SOTTO_SHARED}` filled in, relative to its folder.
+    """Resolve a path in a file: variables such as `${SOTTO_SHARED}` are expanded; relative to the file's folder.
 
     Raises:
         InputError: it names a variable that is not set.

@@ -1,23 +1,24 @@
-"""What another party wrote: read strictly, and shown without harm."""
+"""Data from other parties: read strictly, and displayed safely."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-# Above every description, statement and ledger head.
+# Larger than any description, statement or ledger head.
 MOST_CHARACTERS = 2**16
 
 
 def read_json(text: str | bytes, most: int = MOST_CHARACTERS) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Args:
-        text: bytes are UTF-8, never guessed.
-        most: characters, or bytes, that it may have.
+        text: bytes are always decoded as UTF-8.
+        most: the largest length, in characters or bytes.
 
     Raises:
-        ValueError: it is longer, is not JSON, is nested too deeply, has a key twice, or holds NaN or an infinity.
+        ValueError: it is longer, is not JSON, is nested too deeply, has a duplicate key, or holds NaN or an
+            infinity.
 
     >>> read_json('{"epsilon": 8.0}')
     {'epsilon': 8.0}
@@ -27,29 +28,29 @@ def read_json(text: str | bytes, most: int = MOST_CHARACTERS) -> Any:
     try:
         return json.loads(
             text if isinstance(text, str) else text.decode(),
-            object_pairs_hook=_without_twins,
-            parse_constant=_no_number,
+            object_pairs_hook=_without_duplicates,
+            parse_constant=_refuse_constant,
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Two readers may take different ones of two values.
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Parsers differ in which of two values they keep.
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key occurs twice")
     return table
 
 
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def printable(text: str, length: int = 200) -> str:
-    r"""A text that others wrote, for a line on a screen: without control characters or line breaks, and cut.
+    r"""Make foreign text safe for one line on a screen: no control characters or line breaks, and truncated.
 
-    Characters that change the direction of writing or that cannot be seen are replaced as well.
+    Invisible characters and those that change the direction of writing are replaced as well.
 
     >>> printable("red: \x1b[31m and a bell \x07")
     'red: �[31m and a bell �'
@@ -59,7 +60,7 @@ def printable(text: str, length: int = 200) -> str:
 
 
 def printable_lines(text: str) -> str:
-    r"""A text that a model wrote, for a screen: line breaks stay, other control characters do not.
+    r"""Make a model's output safe for a screen: line breaks are kept, other control characters are replaced.
 
     >>> printable_lines("one\ntwo\x07")
     'one\ntwo�'

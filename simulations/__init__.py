@@ -1,1 +1,1 @@
-"""Many vaults on one machine: the same plan, rounds, trainer and ledger; only the transport differs."""
+"""Simulations: many vaults in one process, with the plan, rounds, trainer and ledger of a deployment."""

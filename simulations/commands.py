@@ -1,4 +1,4 @@
-"""Commands that need both sides at once."""
+"""Commands that need the coordinator's and the organizations' side at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def simulate(
     from simulations.simulate import simulate
 
     if logs.is_json():
-        logs.begin("simulate", private=True)
+        logs.configure("simulate", private=True)
     with screen.status("loading"):
         setup = set_up(Plan.read(plan) if plan else None, out, resume)
     try:
@@ -61,7 +61,7 @@ def calibrate_plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what noise a plan needs, what it costs, and what other settings would need. Nothing is spent."""
+    """Show a plan's noise and cost, and the noise that other settings would need. Nothing is spent."""
     from common.model.model import trained_coordinates
     from common.plan.plan import Plan
     from common.privacy.calibration import calibrate

@@ -1,4 +1,4 @@
-"""Repeatable randomness. Only simulations and tests may use it: whoever knows the seed can take the noise off."""
+"""Reproducible randomness, for simulations and tests only: anyone who knows the seed can remove the noise."""
 
 from __future__ import annotations
 

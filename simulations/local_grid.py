@@ -18,14 +18,14 @@ _RUN_ID = 1
 
 
 class LocalGrid(Grid):
-    """Passes messages to participants, one at a time, when their replies are asked for.
+    """Passes messages to participants, one at a time, when their replies are pulled.
 
     Args:
-        participants: node id → who answers there.
+        participants: node id → its participant.
     """
 
     def __init__(self, participants: Mapping[int, Participant]) -> None:
-        # Outside a Flower process nobody has said which task this is; a message cannot be made without.
+        # Outside a Flower process the task identity is not set, and a message cannot be created without it.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, 1
         self._participants = dict(participants)
         self._waiting: dict[str, Message] = {}
@@ -33,22 +33,22 @@ class LocalGrid(Grid):
         self._run = Run.create_empty(run_id=_RUN_ID)
 
     def set_run(self, run: Run) -> None:
-        """Set the run."""
+        """Set the Flower run."""
         self._run = run
 
     @property
     def run(self) -> Run:
-        """The run."""
+        """The Flower run."""
         return self._run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """A message to a node."""
+        """Create a message to a node."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """All participants' nodes."""
+        """The node ids of all participants."""
         return list(self._participants)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -63,7 +63,7 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Let the first of these messages be answered, and return that answer."""
+        """Process the first of these messages and return its reply."""
         for identity in message_ids:
             message = self._waiting.pop(identity, None)
             if message is not None:

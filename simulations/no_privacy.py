@@ -1,7 +1,7 @@
-"""The same training without privacy, to see what privacy costs. It exists in simulations only.
+"""The same training without privacy, to measure the cost of privacy. Exists in simulations only.
 
-No clipping, no noise, no ledger. It is no vault: nothing that speaks a vault's protocol over a network can be
-made to train like this.
+It has no clipping, no noise and no ledger. It is not a vault: nothing that serves a vault's protocol over a
+network can be configured to train like this.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 
 from client.vault.policy.organization import Organization
 from client.vault.records.units import EncodedRecords
-from client.vault.release import received, released
+from client.vault.release import decode_adapter, encode_update
 from client.vault.training.dp_sgd import choose_examples, poisson_sample
 from client.vault.training.entropy import Entropy
 from client.vault.training.features import FrozenUnits
@@ -29,14 +29,14 @@ from common.tasks.text import device_of
 
 
 class OpenTrainer:
-    """Answers like a vault, with updates that protect nobody.
+    """Answers like a vault, with updates that have no privacy protection.
 
     Args:
         organization: name and public size.
-        records: encoded.
+        records: its encoded records.
         model: the base model with the plan's LoRA layers, at the organization's rank.
         plan: of the run.
-        entropy: draws the samples.
+        entropy: the source of randomness for sampling.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class OpenTrainer:
         self._units = FrozenUnits(self._task, records.units, organization.vault.max_tokens, self._precision)
 
     def describe(self) -> Description:
-        """As the vault."""
+        """The same description as a vault's."""
         return self._organization.description()
 
     def train(self, request: TrainRequest) -> Release:
-        """The vault's steps on the same kind of sample, with the plain mean over a unit's examples."""
+        """Train as the vault does, on the same kind of sample, with the plain mean over a unit's examples."""
         plan, model = self._plan, self._model
-        before = received(request, plan, model)
+        before = decode_adapter(request, plan, model)
         model.load(before)
         head_only = plan.training.is_head_alone(request.round)
         parameters = model.trained_parameters(head_only=head_only)
@@ -78,8 +78,8 @@ class OpenTrainer:
                 loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
-        return Release(released(model, before, plan, stream))
+        return Release(encode_update(model, before, plan, stream))
 
     def statement(self, run: str) -> Statement:
-        """There is none: ε is infinite."""
+        """Always refused: there is no finite ε to state."""
         raise Refused("policy", f"run {run} has no privacy to state")

@@ -1,4 +1,4 @@
-"""Dealing one file of records to simulated organizations."""
+"""Partition the records of one file among simulated organizations."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from common.records import Record
 
 
 def partition(records: Sequence[Record], simulation: Simulation) -> dict[str, list[Record]]:
-    """Deal every record to exactly one organization, with `user_field` all records of a user to the same one.
+    """Assign every record to exactly one organization; with `user_field`, all records of a user to the same one.
 
     Args:
         records: all records of the simulation's file.
-        simulation: says how.
+        simulation: the plan's section with the settings.
 
     Returns:
         Organization name → its records, in the order of the file.
@@ -41,15 +41,15 @@ def partition(records: Sequence[Record], simulation: Simulation) -> dict[str, li
         owners = _dirichlet([values[unit[0]] for unit in units], simulation, random)
     names = [f"organization-{index + 1}" for index in range(simulation.organizations)]
     name_of = {place: names[int(owner)] for unit, owner in zip(units, owners, strict=True) for place in unit}
-    dealt: dict[str, list[Record]] = {name: [] for name in names}
+    parts: dict[str, list[Record]] = {name: [] for name in names}
     for place, record in enumerate(records):
-        dealt[name_of[place]].append(record)
-    for name, own in dealt.items():
-        if not own:
+        parts[name_of[place]].append(record)
+    for name, part in parts.items():
+        if not part:
             raise InputError(
                 f"simulation.organizations = {simulation.organizations}: {name} would have no records"
             )
-    return dealt
+    return parts
 
 
 def _check_users(records: Sequence[Record], user_field: str) -> None:
@@ -61,7 +61,7 @@ def _check_users(records: Sequence[Record], user_field: str) -> None:
 
 
 def _units(records: Sequence[Record], simulation: Simulation) -> list[list[int]]:
-    """The places of the records that stay together."""
+    """Groups of record indices that must stay together."""
     if simulation.user_field is None:
         return [[place] for place in range(len(records))]
     places: dict[str | int | None, list[int]] = {}
@@ -74,28 +74,30 @@ def _by_field(records: Sequence[Record], simulation: Simulation) -> dict[str, li
     values = _values(records, simulation)
     names = {value: _name(value) for value in sorted(set(values))}
     if len(set(names.values())) < len(names):
-        raise InputError(f"simulation.field = {simulation.field!r}: two of its values give one organization name")
-    dealt: dict[str, list[Record]] = {name: [] for name in names.values()}
+        raise InputError(
+            f"simulation.field = {simulation.field!r}: two of its values give the same organization name"
+        )
+    parts: dict[str, list[Record]] = {name: [] for name in names.values()}
     for record, value in zip(records, values, strict=True):
-        dealt[names[value]].append(record)
+        parts[names[value]].append(record)
     if simulation.user_field is not None:
-        _check_users_have_one_organization(dealt, simulation.user_field)
-    return dealt
+        _check_users_have_one_organization(parts, simulation.user_field)
+    return parts
 
 
-def _check_users_have_one_organization(dealt: dict[str, list[Record]], user_field: str) -> None:
-    home: dict[str | int | None, str] = {}
-    for name, own in dealt.items():
-        for user in (user_of(record, user_field) for record in own):
-            if home.setdefault(user, name) != name:
+def _check_users_have_one_organization(parts: dict[str, list[Record]], user_field: str) -> None:
+    owner: dict[str | int | None, str] = {}
+    for name, part in parts.items():
+        for user in (user_of(record, user_field) for record in part):
+            if owner.setdefault(user, name) != name:
                 raise InputError(
-                    f"simulation.user_field = {user_field!r}: {str(user)[:80]!r} has records at {home[user]} and "
+                    f"simulation.user_field = {user_field!r}: {str(user)[:80]!r} has records at {owner[user]} and "
                     f"at {name}; all records of a user should be at one organization"
                 )
 
 
 def _dirichlet(values: list[str], simulation: Simulation, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """For each value of the field, shares drawn from a symmetric Dirichlet distribution.
+    """Draw the shares of each value of the field from a symmetric Dirichlet distribution.
 
     As Hsu, Qi and Brown 2019, https://arxiv.org/abs/1909.06335, do with labels.
     """
@@ -112,7 +114,7 @@ def _dirichlet(values: list[str], simulation: Simulation, random: np.random.Gene
 
 def _values(records: Sequence[Record], simulation: Simulation) -> list[str]:
     field = simulation.field
-    assert field is not None, "the plan makes sure of it"
+    assert field is not None, "the plan was validated"
     for number, record in enumerate(records, start=1):
         if not isinstance(record.get(field), str | int):
             raise InputError(
@@ -124,5 +126,7 @@ def _values(records: Sequence[Record], simulation: Simulation) -> list[str]:
 def _name(value: str) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")
     if not name:
-        raise InputError(f"simulation.field: no name can be made of its value {value[:80]!r}; it needs a-z or 0-9")
+        raise InputError(
+            f"simulation.field: its value {value[:80]!r} gives no organization name; it should contain a-z or 0-9"
+        )
     return (name if name[0].isalpha() else f"organization-{name}")[:40].strip("-")

@@ -1,4 +1,4 @@
-"""Whose public numbers a plan is calibrated for: given sizes, organizations' files, or a simulation's own."""
+"""The public numbers for a calibration: from given sizes, organizations' files, or the plan's simulation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ def public_numbers(plan: Plan, sizes: Sequence[int], files: Sequence[Path]) -> l
     """The public numbers to calibrate a plan for.
 
     Args:
-        plan: the plan; if neither sizes nor files are given, its simulated organizations are taken.
+        plan: the plan; if neither sizes nor files are given, its simulated organizations are used.
         sizes: public sizes of organizations without a name.
         files: organization.toml of each organization.
 
     Raises:
-        InputError: sizes and files, or neither and no simulation; two of one name; a policy refuses the plan.
+        InputError: both sizes and files are given, or neither and no simulation; two organizations have the same
+            name; or a policy refuses the plan.
     """
     if sizes and files:
         raise InputError("--public-size and --organization cannot be given together")
@@ -33,9 +34,9 @@ def public_numbers(plan: Plan, sizes: Sequence[int], files: Sequence[Path]) -> l
         # A simulation needs both extras; sizes and files do not.
         from simulations.simulate import count_units, organizations_of, simulated_organization
 
-        dealt = organizations_of(plan)
+        parts = organizations_of(plan)
         organizations = [
-            simulated_organization(name, plan, count_units(plan, records)) for name, records in dealt.items()
+            simulated_organization(name, plan, count_units(plan, records)) for name, records in parts.items()
         ]
     else:
         raise InputError("give --public-size or --organization: the plan has no [simulation] to take them from")

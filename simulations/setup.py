@@ -1,4 +1,4 @@
-"""What a simulation needs before it begins: its plan, its records, its place and its name."""
+"""Prepare a simulation: its plan, records, run directory and run id."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simulations.simulate import organizations_of
 
 @dataclass(frozen=True)
 class Setup:
-    """A simulation that can begin.
+    """A simulation that is ready to start.
 
     Attributes:
         plan: of the run.
@@ -32,7 +32,7 @@ class Setup:
 
 
 def set_up(plan: Plan | None, out: Path | None, resume: bool) -> Setup:
-    """Choose the run directory and deal the records.
+    """Choose the run directory and partition the records.
 
     Args:
         plan: of the run; None for the embedded demo, whose data is written into the run directory.
@@ -40,7 +40,8 @@ def set_up(plan: Plan | None, out: Path | None, resume: bool) -> Setup:
         resume: whether `out` holds a run to continue.
 
     Raises:
-        InputError: `out` holds a run and should not, or is missing; the records cannot be read or dealt.
+        InputError: `out` already contains a run, or is missing with `resume`; or the records cannot be read or
+            partitioned.
     """
     if resume and out is None:
         raise InputError("--resume needs --out: the directory of the run to continue")

@@ -1,7 +1,7 @@
 """`sotto simulate`: the rounds of a plan over vaults in this process.
 
-Plan, rounds, trainer and ledger are those of a deployment; only the transport differs. The ledgers lie in the
-run directory; a simulation never opens a deployed one.
+Plan, rounds, trainer and ledger are those of a deployment; only the transport differs. The ledgers are in the run
+directory; a simulation never opens the ledger of a deployment.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,13 +26,14 @@ from common.plan.task import TaskSection
 from common.protocol.protocol import Participant
 from common.protocol.statement import SIMULATED
 from common.records import Record, read_records
+from common.report.report import PrivacyReport
+from common.results.evaluate import PublicEvaluation
+from common.results.generate import Sampling, generate
 from common.tasks import check_some_usable, make_task
 from common.tasks.text import device_of
-from server.results.adapter_folder import write_result
-from server.results.evaluate import PublicEvaluation
-from server.results.generate import Sampling, generate
 from server.rounds.rounds import run_rounds
 from server.rounds.strategy import organizations_needed
+from server.run.result import write_result
 from server.run.start import resume_run, start_run
 from server.run_directory.run_directory import RunDirectory
 from server.tracking.observer import Observer, Observers
@@ -48,7 +48,7 @@ _ANSWER_TOKENS = 80
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What a finished simulation has to show.
+    """The result of a finished simulation.
 
     Attributes:
         directory: of the run.
@@ -57,7 +57,7 @@ class SimulationResult:
     """
 
     directory: RunDirectory
-    report: dict[str, Any]
+    report: PrivacyReport
     answers: list[tuple[str, str, str]]
 
 
@@ -65,10 +65,10 @@ def organizations_of(plan: Plan) -> dict[str, list[Record]]:
     """The records of a plan's simulated organizations.
 
     Raises:
-        InputError: the plan names no data, or it cannot be read or dealt.
+        InputError: the plan names no data, or the data cannot be read or partitioned.
     """
     if plan.simulation.data is None:
-        raise InputError("simulation.data is missing: it should name the file of records to deal")
+        raise InputError("simulation.data is missing: it should name the file of records to partition")
     _check_user_field(plan)
     return partition(read_records(plan.path(plan.simulation.data)), plan.simulation)
 
@@ -88,29 +88,29 @@ def simulate(
     Args:
         plan: of the run.
         records: organization name → its records.
-        out: the run directory; it holds no run yet, unless `resume`.
-        resume: continue the run that `out` holds.
-        run: the id of a new run; one is made if it is missing.
+        out: the run directory; it must not contain a run, unless `resume`.
+        resume: continue the run in `out`.
+        run: the id of a new run; generated if it is missing.
         private: False trains without clipping and noise, at ε = ∞.
-        observer: told of the progress.
+        observer: receives the progress.
 
     Raises:
-        InputError: the plan does not fit the records or the model, or `out` does not fit; nothing is spent.
+        InputError: the plan does not match the records or the model, or `out` cannot be used; nothing is spent.
         SottoError: too few organizations answered.
     """
     _check_enough(plan, len(records))
     _check_user_field(plan)
     ranks = itertools.cycle(plan.simulation.ranks or [None])
     organizations = {
-        name: simulated_organization(name, plan, count_units(plan, own), rank)
-        for (name, own), rank in zip(records.items(), ranks, strict=False)
+        name: simulated_organization(name, plan, count_units(plan, part), rank)
+        for (name, part), rank in zip(records.items(), ranks, strict=False)
     }
     for organization in organizations.values():
         check_plan_fits(plan, organization)
     model = LoraModel(plan.base_folder(), plan, "cuda" if torch.cuda.is_available() else "cpu")
     task = make_task(plan.task, model.tokenizer)
-    for name, own in records.items():
-        check_some_usable(task, plan.task, own, f"the records of {name}")
+    for name, part in records.items():
+        check_some_usable(task, plan.task, part, f"the records of {name}")
     evaluation = PublicEvaluation(plan, model) if plan.evaluation.data is not None else None
     directory = resume_run(plan, out, private, model) if resume else start_run(plan, out, private, model, run)
     grid = LocalGrid(participants_of(directory, organizations, records, model))
@@ -129,35 +129,35 @@ def participants_of(
     records: Mapping[str, list[Record]],
     model: LoraModel,
 ) -> dict[int, Participant]:
-    """By node: a vault for each organization, or a trainer that protects nobody if the run is so."""
+    """Node id → a vault of each organization, or a trainer without privacy if the run is not private."""
     plan = directory.plan
     seed = plan.simulation.noise_seed
     entropy: Entropy = SystemEntropy() if seed is None else SeededEntropy(seed)
     boundary = SIMULATED if seed is None else f"{SIMULATED}, noise repeatable from a seed"
-    # One base model serves all vaults of a rank; each loads its adapter before it trains.
+    # All vaults of the same rank share one model; each loads its adapter before it trains.
     models = {plan.lora.rank: model}
 
-    def load(folder: str, own: Plan) -> LoraModel:
-        if own.lora.rank not in models:
-            models[own.lora.rank] = LoraModel(folder, own, str(device_of(model.module)))
-        return models[own.lora.rank]
+    def load(folder: str, ranked: Plan) -> LoraModel:
+        if ranked.lora.rank not in models:
+            models[ranked.lora.rank] = LoraModel(folder, ranked, str(device_of(model.module)))
+        return models[ranked.lora.rank]
 
     participants: dict[int, Participant] = {}
     for node, name in enumerate(sorted(organizations), start=1):
-        organization, own = organizations[name], records[name]
+        organization, part = organizations[name], records[name]
         if directory.info.private:
             path = directory.path / "organizations" / name / organization.vault.ledger
             ledger = Ledger(path, name, organization.data.unit)
-            participants[node] = Vault(organization, own, ledger, load, entropy, boundary)
+            participants[node] = Vault(organization, part, ledger, load, entropy, boundary)
         else:
-            encoded = encode(own, make_task(plan.task, model.tokenizer), plan.simulation.user_field)
-            trained = load(plan.base_folder(), organization.own_plan(plan))
-            participants[node] = OpenTrainer(organization, encoded, trained, plan, entropy)
+            encoded = encode(part, make_task(plan.task, model.tokenizer), plan.simulation.user_field)
+            ranked_model = load(plan.base_folder(), organization.local_plan(plan))
+            participants[node] = OpenTrainer(organization, encoded, ranked_model, plan, entropy)
     return participants
 
 
 def count_units(plan: Plan, records: list[Record]) -> int:
-    """How many units an organization's records are: users, or records."""
+    """The number of units in an organization's records: users, or records."""
     field = plan.simulation.user_field
     return len(records) if field is None else len(group_by_user(records, field))
 
@@ -184,16 +184,16 @@ def _check_user_field(plan: Plan) -> None:
 
 
 def simulated_organization(name: str, plan: Plan, count: int, max_rank: int | None = None) -> Organization:
-    """A simulated organization of so many units: it publishes the number to two digits, and allows this plan.
+    """Create a simulated organization, which publishes its number of units to two digits and allows this plan.
 
     Args:
         name: of the organization.
         plan: of the run.
-        count: its units.
-        max_rank: the largest rank that it trains; None for any.
+        count: the number of its units.
+        max_rank: the largest rank that it trains; None for no limit.
 
     Raises:
-        InputError: it has no unit.
+        InputError: it has no units.
     """
     if count < 1:
         raise InputError(f"{name}: has no {plan.privacy.unit} to train on")
@@ -211,7 +211,7 @@ def simulated_organization(name: str, plan: Plan, count: int, max_rank: int | No
         policy=Policy(
             max_epsilon=plan.privacy.epsilon,
             max_epsilon_per_run=plan.privacy.epsilon,
-            # A plan's δ that is too large for the size is refused as such, by `check_plan_fits`.
+            # If the plan's δ is too large for the size, `check_plan_fits` reports that.
             max_delta=min(plan.privacy.delta, 0.99 / public_size),
             plans="any-within-policy",
         ),

@@ -19,6 +19,7 @@ import yaml
 import sotto
 from client.relay.settings import Relay
 from client.vault.policy.organization import Organization
+from common.system.console import write_template
 from server.superlink.settings import Server
 from tests.conftest import ROOT
 
@@ -248,7 +249,7 @@ def edited(folder: Path, kind: str) -> Path:
     lines = [line for line in documented("deploy.md") if line.endswith(target) and line.startswith("sed ")]
     path = folder / f"{kind}.toml"
     kinds = {"organization": Organization, "relay": Relay, "server": Server}
-    sotto._write_template(path, kinds[kind])
+    write_template(path, kinds[kind])
     for line in lines:
         before = path.read_text()
         subprocess.run(line.replace(target, str(path)), shell=True, check=True)
@@ -276,8 +277,8 @@ def test_the_paths_of_the_files_are_those_of_containers_units_and_folders(tmp_pa
     assert {str(etc / server.key), str(etc / server.certificate)} < set(where["coordinator"])
     assert server.folder.startswith("/var/lib/sotto-server/")
     assert unit("coordinator")["ReadWritePaths"] == ["/var/lib/sotto-server"]
-    assert server.listens_at.port == 8443
-    assert f"EXPOSE {server.listens_at.port}" in stages()["coordinator"]
+    assert server.public_address.port == 8443
+    assert f"EXPOSE {server.public_address.port}" in stages()["coordinator"]
     (health,) = (line for line in stages()["vault"] if line.startswith("HEALTHCHECK"))
     assert organization.vault.socket in health
 

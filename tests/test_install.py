@@ -71,7 +71,7 @@ def test_wheel_and_source_archive_are_equal_and_run_the_demo_in_an_empty_environ
     run(*wheel, tmp_path / "again", archive, cwd=tmp_path)
     (made,), (again,) = dist.glob("*.whl"), (tmp_path / "again").glob("*.whl")
     assert files(made) == files(again)
-    for path in ("simulations/demo/base/model.safetensors", "server/report/page.html", "client/check/socket.py"):
+    for path in ("simulations/demo/base/model.safetensors", "common/report/page.html", "client/check/socket.py"):
         assert path in files(made)
     with tarfile.open(archive) as inside:
         assert {"README.md", "LICENSE"} <= {name.partition("/")[2] for name in inside.getnames()}
@@ -184,7 +184,7 @@ def test_the_images_commands_and_health_checks_run_in_their_environments(
     federation, parts = images
     socket = federation.folder / "a" / "vault.sock"
     assert parts["vault"].problem() == f"no vault answers at {socket}: UNAVAILABLE"
-    assert parts["supernode"].problem() == "the relay does not run"
+    assert parts["supernode"].problem() == "the relay is not running"
     assert parts["coordinator"].problem().startswith("no SuperLink answers at ")
     for part, said in {
         "coordinator": "is ready",

@@ -1,4 +1,4 @@
-"""What benchmarks of many long runs share: a simulation in a process of its own, and results that are kept."""
+"""Shared by benchmarks with many long runs: a simulation in a separate process, and stored results."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def shared_folder() -> Path:
-    """The folder of real data sets and models, which the variable SOTTO_SHARED names."""
+    """The folder of real data sets and models, from the variable SOTTO_SHARED."""
     if "SOTTO_SHARED" not in os.environ:
         sys.exit("the environment variable SOTTO_SHARED should name the folder of data sets and models")
     return Path(os.environ["SOTTO_SHARED"])
 
 
 def banking77(folder: Path, records: int, test_records: int, organizations: int) -> dict[str, Any]:
-    """The plan of the example on banking77, on a part of its records, which is written to a folder."""
+    """Write a part of banking77's records to a folder, and return the example's plan for them."""
     shared = shared_folder()
     for name, count in (("train", records), ("test", test_records)):
         lines = (shared / "data" / "banking77" / f"{name}.jsonl").read_text().splitlines()
-        # From all over the file: it may be sorted by class.
+        # Spread over the file, which may be sorted by class.
         chosen = lines[:: max(1, len(lines) // count)][:count]
         (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in chosen))
     example = tomllib.loads((ROOT / "examples" / "intents-banking77" / "plan.toml").read_text())
@@ -50,7 +50,7 @@ def simulated(plan: Mapping[str, Any], *, private: bool) -> tuple[list[dict[str,
         private: False for a run without privacy.
 
     Returns:
-        The lines of `rounds.jsonl`, and how many seconds it took.
+        The lines of `rounds.jsonl`, and the time in seconds.
     """
     with tempfile.TemporaryDirectory(prefix="sotto-benchmark-") as name:
         folder = Path(name)
@@ -71,7 +71,7 @@ def simulated(plan: Mapping[str, Any], *, private: bool) -> tuple[list[dict[str,
 
 
 class Results:
-    """Results by case, each a line of a file as soon as it is there: a stopped benchmark goes on where it was.
+    """Results by case, each appended to a file when it is available, so that a stopped benchmark can continue.
 
     Args:
         path: the file.
@@ -84,7 +84,7 @@ class Results:
         self._done: list[dict[str, Any]] = [json.loads(line) for line in lines]
 
     def of(self, case: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result of a case; made now if no line of the file has all its values."""
+        """The result of a case; computed if no line of the file has all its values."""
         for one in self._done:
             if case.items() <= one.items():
                 return one

@@ -1,4 +1,4 @@
-"""Randomly initialized models and tokens for the benchmarks that need no data: time does not depend on weights."""
+"""Randomly initialized models and tokens for benchmarks without data: time does not depend on the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VOCABULARY = 8192
 
 
 class Tokens:
-    """As much of a tokenizer as a task's loss needs."""
+    """The attributes of a tokenizer that a task's loss needs."""
 
     pad_token_id = 0
     eos_token_id = 2
@@ -25,7 +25,7 @@ class Tokens:
 
 
 def llama_config(hidden: int, layers: int, values: Mapping[str, int] | None = None) -> LlamaConfig:
-    """The shape of a Llama with heads of 64 numbers; `values` replace others of its configuration."""
+    """The configuration of a Llama with heads of size 64; `values` override other keys."""
     usual = {
         "vocab_size": VOCABULARY,
         "intermediate_size": 8 * hidden // 3,
@@ -36,12 +36,12 @@ def llama_config(hidden: int, layers: int, values: Mapping[str, int] | None = No
 
 
 def lora_model(config: LlamaConfig, method: str = "ffa", dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """A Llama that writes, with LoRA of rank 8 on all linear layers, in training mode.
+    """A generating Llama with LoRA of rank 8 on all linear layers, in training mode.
 
     Args:
-        config: its shape.
+        config: its configuration.
         method: "ffa" trains B alone, "fedavg" A and B.
-        dtype: of the frozen base; what is trained is in float32.
+        dtype: of the frozen base; trained parameters are float32.
     """
     torch.manual_seed(0)
     model: torch.nn.Module = _with_lora(LlamaForCausalLM(config).to(dtype), "CAUSAL_LM").train()
@@ -63,7 +63,7 @@ def trained_of(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def random_examples(count: int, tokens: int, generator: torch.Generator, classes: int = 0) -> list[Example]:
-    """Examples of one length whose tokens are random; with a class each, or with their tokens to be written."""
+    """Examples of one length with random tokens, and as labels a class each or their tokens."""
     ids = torch.randint(3, VOCABULARY, (count, tokens), generator=generator).tolist()
     if not classes:
         return [Example(tuple(row), tuple(row)) for row in ids]

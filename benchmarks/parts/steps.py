@@ -1,30 +1,30 @@
-"""One DP-SGD step and one plain LoRA step on the same batch, to be taken in turn."""
+"""A DP-SGD step and a plain LoRA step on the same batch, to be alternated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from parts.random_models import Tokens, random_examples, trained_of
 
-from client.vault.training.dp_sgd import add_noise, clipped_sum
+from client.vault.training.dp_sgd import add_noise, by_name, clipped_sum
 from client.vault.training.entropy import SystemEntropy
 from client.vault.training.micro_batches import micro_batches
 from client.vault.training.per_example import PerExampleGradients
 from common.model.precision import computing_in
 from common.plan.task import TaskSection
 from common.tasks.causal_lm import CausalLM
+from parts.random_models import Tokens, random_examples, trained_of
 
 
 def private_and_plain(
     model: torch.nn.Module, length: int, batch: int, max_tokens: int, precision: torch.dtype = torch.float32
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Steps of a model that writes.
+    """Create the steps for a generating model.
 
     Args:
         model: its LoRA layers are trained.
-        length: tokens that each example is padded to.
-        batch: examples of a step.
+        length: the padded length of each example, in tokens.
+        batch: examples per step.
         max_tokens: padded tokens in a micro-batch.
         precision: of the matrix products.
 
@@ -41,8 +41,8 @@ def private_and_plain(
     def private() -> None:
         with PerExampleGradients(model, parameters, precision) as hooks:
             noised = add_noise(clipped_sum(hooks, task, units, 1.0, max_tokens), 1.0, stream)
-            for name, parameter in parameters.items():
-                parameter.grad = (noised[name] / batch).to(parameter)
+            for name, gradient in by_name(noised / batch, parameters).items():
+                parameters[name].grad = gradient.to(parameters[name])
             optimizer.step()
             optimizer.zero_grad()
 

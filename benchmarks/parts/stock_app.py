@@ -1,4 +1,4 @@
-"""The files of a Flower app with all defaults: FedAvg without training, as many bytes as an adapter."""
+"""The files of a Flower app with all defaults: FedAvg without training, with arrays of an adapter's size."""
 
 from __future__ import annotations
 

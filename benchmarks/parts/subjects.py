@@ -1,17 +1,17 @@
-"""Models of each kind of loss with random weights, and the adapters that a server could choose for them."""
+"""Random models for each type of loss, and adapters that a server could choose for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import torch
-from parts.random_models import Tokens, headed_model, llama_config, lora_model, random_examples, trained_of
 
 from client.vault.training.per_example import PerExampleGradients
 from common.plan.task import TaskSection
 from common.tasks import Example, Task
 from common.tasks.causal_lm import CausalLM
 from common.tasks.classification import Classification
+from parts.random_models import Tokens, headed_model, llama_config, lora_model, random_examples, trained_of
 
 CLASSES = 77
 
@@ -23,7 +23,7 @@ class Subject:
         name: in the table.
         model: in training mode, on its device.
         task: of the examples.
-        classes: of an example; 0 where tokens are to be written.
+        classes: number of classes; 0 for a generating model.
         precision: of the matrix products.
     """
 
@@ -35,16 +35,16 @@ class Subject:
         self._classes = classes
 
     def examples(self, count: int, tokens: int, seed: int) -> list[Example]:
-        """Random ones of one length."""
+        """Random examples of one length."""
         return random_examples(count, tokens, torch.Generator().manual_seed(seed), self._classes)
 
     def hooks(self) -> PerExampleGradients:
-        """Per-example gradients, as a vault takes them."""
+        """Per-example gradients, as in a vault."""
         return PerExampleGradients(self.model, self.parameters, self.precision)
 
 
 def subjects(device: str, *, small: bool) -> Iterator[Subject]:
-    """A classifier and a model that writes in float32, and one that writes in bfloat16."""
+    """A classifier and a generating model in float32, and a generating model in bfloat16."""
     hidden, layers = (64, 2) if small else (384, 6)
     config = llama_config(hidden, layers)
     labels = [str(label) for label in range(CLASSES)]
@@ -64,7 +64,7 @@ def _fill(tensors: dict[str, torch.nn.Parameter], scale: float) -> None:
 
 
 def _shared_row(tensors: dict[str, torch.nn.Parameter], scale: float) -> None:
-    """All outputs have the same large weights, but for a unit in the last place: rounding tells them apart."""
+    """Equal large weights for all outputs, up to a unit in the last place: only rounding distinguishes them."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name in sorted(tensors):
@@ -75,7 +75,7 @@ def _shared_row(tensors: dict[str, torch.nn.Parameter], scale: float) -> None:
             tensors[name].copy_(torch.where(up, one_more, row))
 
 
-# What a server could choose: ordinary, no information, huge, and outputs that differ by rounding alone.
+# Adapters that a server could choose: ordinary, no information, huge, and outputs that differ by rounding only.
 ADAPTERS: dict[str, Callable[[dict[str, torch.nn.Parameter]], None]] = {
     "ordinary": lambda tensors: _fill(tensors, 0.05),
     "zeros": lambda tensors: _fill(tensors, 0.0),

@@ -1,1 +1,1 @@
-"""What the organization's administrator does at home: keys, budget, preview, starting both processes."""
+"""The administrator's tasks on the organization's machine: keys, budget, preview, starting both processes."""

@@ -1,4 +1,4 @@
-"""`sotto privacy budget`: what an organization spent, from its ledger, which may be in use meanwhile."""
+"""`sotto privacy budget`: what an organization has spent, read from its ledger while a vault may be using it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from client.vault.policy.policy import lifetime_cap
 
 
 def budget(organization: Organization) -> dict[str, Any]:
-    """What an organization spent, what it reserved, and what is left, in ε at its lifetime cap's δ.
+    """What an organization has spent, reserved and left, in ε at the δ of its lifetime cap.
 
-    A run is charged whole when it is reserved. Once all its rounds are released it is "complete", and its cost
-    spent; until then it is "reserved", and so is its cost, which is never given back. Spent, reserved and left add
-    up to the cap. The ledger is neither made nor written, and a vault that uses it is not disturbed.
+    The full cost of a run is charged when the run is reserved. Once all its rounds are released, the run is
+    "complete" and its cost counts as spent; until then it is "reserved", and so is its cost, which is never
+    refunded. Spent, reserved and left add up to the cap. The ledger is opened read-only: it is neither created
+    nor written, and a vault that uses it is not disturbed.
 
     Raises:
-        InputError: there is no ledger, or it is not the organization's.
+        InputError: the ledger does not exist or belongs to another organization.
         LedgerError: an entry was changed or removed.
     """
     cap = lifetime_cap(organization)
@@ -29,7 +30,7 @@ def budget(organization: Organization) -> dict[str, Any]:
         runs = [(run, len(ledger.settled_rounds(run.run))) for run in ledger.runs()]
         head = ledger.head
     charged = cap.spent([run.cost for run, _ in runs])
-    # Costs do not simply add up by Rényi composition: what is reserved is what comes on top of what is spent.
+    # Under Rényi composition costs are not additive: "reserved" is the increase over what is already spent.
     spent = cap.spent([run.cost for run, settled in runs if settled >= run.rounds])
     return {
         "organization": organization.name,
@@ -56,7 +57,7 @@ def budget(organization: Organization) -> dict[str, Any]:
 
 
 def print_budget(values: Mapping[str, Any], console: Console) -> None:
-    """The budget as a table of runs and a line of sums."""
+    """Print the budget: a table of runs and a line of totals."""
     if values["runs"]:
         table = Table("run", "ε", "δ", "rate q", "noise σ", "steps", "rounds released", "state")
         for run in values["runs"]:

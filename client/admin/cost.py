@@ -1,4 +1,4 @@
-"""What a plan would cost an organization: computed from policy and ledger, before anything is spent."""
+"""What a plan would cost an organization, computed from policy and ledger before anything is spent."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from common.privacy.privacy_filter import Cap, Cost
 
 
 @dataclass(frozen=True)
-class Price:
+class PlanCost:
     """What a plan would cost an organization.
 
     Attributes:
-        mechanism: of the whole run.
-        epsilon, delta: of the whole run.
+        mechanism: the mechanism of the whole run.
+        epsilon, delta: the cost of the whole run.
         spent: ε of all runs so far.
-        after: ε of all runs with this one.
-        cap: what may be spent in all.
+        after: ε of all runs including this one.
+        cap: the limit over all runs.
     """
 
     mechanism: Mechanism
@@ -34,28 +34,28 @@ class Price:
     cap: Cap
 
 
-def price(organization: Organization, plan: Plan) -> Price:
-    """What a plan would cost, before anything is spent.
+def plan_cost(organization: Organization, plan: Plan) -> PlanCost:
+    """Compute what a plan would cost. Nothing is spent.
 
     Raises:
-        InputError: the policy refuses the plan, or the lifetime cap does not cover it; or the ledger is not the
-            organization's.
+        InputError: the policy refuses the plan, the lifetime cap does not cover it, or the ledger belongs to
+            another organization.
         LedgerError: an entry of the ledger was changed or removed.
     """
     mechanism = check_plan_fits(plan, organization)
     cap = lifetime_cap(organization)
     run = Cost(mechanism, epsilon(mechanism, plan.privacy.delta), plan.privacy.delta)
-    earlier = _spent(organization)
-    if not cap.covers([*earlier, run]):
+    charged = _charged_costs(organization)
+    if not cap.covers([*charged, run]):
         raise InputError(
             f"the plan costs ε = {run.epsilon}, δ = {run.delta}; the lifetime budget does not cover it: "
-            f"{cap.describe(earlier)}"
+            f"{cap.describe(charged)}"
         )
-    return Price(mechanism, run.epsilon, run.delta, cap.spent(earlier), cap.spent([*earlier, run]), cap)
+    return PlanCost(mechanism, run.epsilon, run.delta, cap.spent(charged), cap.spent([*charged, run]), cap)
 
 
-def _spent(organization: Organization) -> list[Cost]:
-    """What the ledger says; nothing, if the vault has not made it yet."""
+def _charged_costs(organization: Organization) -> list[Cost]:
+    """The costs in the ledger; empty if the vault has not created it yet."""
     if not organization.path(organization.vault.ledger).exists():
         return []
     with read_ledger(organization) as ledger:

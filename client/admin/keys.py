@@ -1,7 +1,7 @@
-"""`sotto client keys`: an organization's keys, made at home. Private halves never leave it.
+"""`sotto client keys`: create an organization's keys on its own machine. Private keys never leave it.
 
-The statement key is the vault's: it signs ledger and statements. The node key is the relay's: it opens the
-coordinator's gateway. Whoever has the node key alone can sign nothing, and read no record.
+The statement key belongs to the vault and signs the ledger and the statements. The node key belongs to the relay
+and authenticates it to the coordinator's gateway. The node key alone can sign no statement and read no record.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ NODE_KEY = "node.key"
 
 @dataclass(frozen=True)
 class NewKey:
-    """A key that was made.
+    """A newly created key.
 
     Attributes:
-        public: the file of its public half.
-        line: what that file holds.
-        fingerprint: of the public half, as `ssh-keygen -lf` prints it.
+        public: the file that holds the public key.
+        line: the content of that file.
+        fingerprint: fingerprint of the public key, as `ssh-keygen -lf` prints it.
     """
 
     public: Path
@@ -34,43 +34,43 @@ class NewKey:
 
 
 def make_keys(folder: Path, name: str) -> list[NewKey]:
-    """Make the node key and the statement key, as far as the folder lacks them; nothing is ever overwritten.
+    """Create the node key and the statement key if they are missing; an existing key is never overwritten.
 
     Args:
-        folder: gets `node.key` and `statement.key`, readable by their owner alone, and `node.pub` and
+        folder: where to write `node.key` and `statement.key`, readable by their owner only, and `node.pub` and
             `statement.pub`, which the coordinator registers.
-        name: of the organization, as the public halves' comment.
+        name: the organization's name, stored as the comment of the public keys.
 
     Returns:
-        The keys that were made.
+        The keys that were created.
 
     Raises:
-        InputError: there are both keys already, or the folder cannot be written.
+        InputError: both keys exist already, or the folder cannot be written.
     """
-    made = []
+    created = []
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (folder / NODE_KEY).exists():
             node = NodeKey.generate()
             node.write(folder / NODE_KEY)
-            made.append(_publish(folder / "node.pub", node.public.line(name), node.public.fingerprint))
+            created.append(_publish(folder / "node.pub", node.public.line(name), node.public.fingerprint))
         if not (folder / STATEMENT_KEY).exists():
             key = StatementKey.generate()
             key.write(folder / STATEMENT_KEY)
             line = public_line(key.public, name)
-            made.append(_publish(folder / "statement.pub", line, key_fingerprint(key.public)))
+            created.append(_publish(folder / "statement.pub", line, key_fingerprint(key.public)))
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error}") from None
-    if not made:
+    if not created:
         raise InputError(
-            f"{folder / STATEMENT_KEY}: exists already, and {NODE_KEY} too; a ledger is bound to its key, so it "
-            "is not replaced"
+            f"{folder / STATEMENT_KEY}: exists already, and so does {NODE_KEY}; keys are not replaced, because a "
+            "ledger is bound to its statement key"
         )
-    return made
+    return created
 
 
 def _publish(path: Path, line: str, fingerprint: str) -> NewKey:
-    # The public half of an earlier key, which was moved away, is of no use to anybody.
+    # A public key left over from a private key that was moved away is useless.
     path.unlink(missing_ok=True)
     write_new(path, line.encode("ascii"), 0o644)
     return NewKey(path, line, fingerprint)

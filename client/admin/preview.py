@@ -1,6 +1,6 @@
-"""`sotto client anonymize --preview`: what would be replaced in an organization's own records.
+"""`sotto client anonymize --preview`: what anonymization would replace in an organization's records.
 
-Shows parts of records: for the organization's own terminal. Nothing is written.
+The output contains parts of records and is meant for the organization's own terminal. Nothing is written.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from common.records import Placed, placed_records
 from common.tasks import UnusableError
 from common.untrusted import printable
 
-# Characters that are shown on both sides of what is replaced, and of it.
-_AROUND = 30
-_MOST = 80
-_EVERY = 500
+# Characters shown on each side of a replaced text, and of the replaced text itself.
+_CONTEXT_CHARACTERS = 30
+_MAX_CHARACTERS = 80
+# Records between two progress reports.
+_PROGRESS_INTERVAL = 500
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One replacement.
+class Replacement:
+    """One replacement in a record.
 
     Attributes:
-        place: where its record stands.
-        field: of the record.
-        before: what comes before it.
-        found: what is replaced.
-        after: what comes after it.
+        place: where the record is in the file.
+        field: the record's field.
+        before: the text before the replacement.
+        original: the text that is replaced.
+        after: the text after the replacement.
     """
 
     place: str
     field: str
     before: str
-    found: str
+    original: str
     after: str
 
 
@@ -53,104 +54,105 @@ class Preview:
     """What would be replaced.
 
     Attributes:
-        kinds: what is looked for.
-        records: how many there are.
-        changed: how many of them would change.
-        failed: how many cannot be anonymized, and would contribute nothing.
-        found: how often each kind was found.
-        holding: in how many records.
-        examples: the first of each kind.
+        kinds: the kinds of entity that are searched for.
+        records: the number of records.
+        changed: the number of records that would change.
+        failed: the number of records that cannot be anonymized and would contribute nothing.
+        occurrences: the number of replacements of each kind.
+        matching_records: the number of records with at least one replacement of each kind.
+        examples: the first replacements of each kind.
     """
 
     kinds: list[Entity]
     records: int
     changed: int = 0
     failed: int = 0
-    found: Counter[Entity] = field(default_factory=Counter)
-    holding: Counter[Entity] = field(default_factory=Counter)
-    examples: dict[Entity, list[Shown]] = field(default_factory=dict)
+    occurrences: Counter[Entity] = field(default_factory=Counter)
+    matching_records: Counter[Entity] = field(default_factory=Counter)
+    examples: dict[Entity, list[Replacement]] = field(default_factory=dict)
 
 
 def preview(
-    organization: Organization, plan: Plan | None = None, examples: int = 3, told: Callable[[str], None] = print
+    organization: Organization, plan: Plan | None = None, examples: int = 3, report: Callable[[str], None] = print
 ) -> Preview:
-    """Look through all records as a vault would.
+    """Search all records as a vault would.
 
     Args:
-        organization: its file.
-        plan: whose fields are looked at; without one, every field of the records.
-        examples: of each kind at most.
-        told: how far it is.
+        organization: the organization's settings.
+        plan: the plan whose fields are searched; None to search every field of the records.
+        examples: how many examples of each kind to keep.
+        report: called with the progress, one line at a time.
 
     Raises:
-        InputError: nothing is asked for, or the records cannot be read.
+        InputError: anonymization is not configured, or the records cannot be read.
     """
     anonymizer, settings = open_anonymizer(organization), organization.data.anonymize
     if anonymizer is None or settings is None:
         raise InputError(
-            "data.anonymize is missing: organization.toml needs a table [data.anonymize]; it may be empty"
+            "data.anonymize is missing: organization.toml needs a [data.anonymize] table, which may be empty"
         )
-    # With a plan, its names; without, the records' own, so that no text counts twice.
+    # With a plan, fields have the plan's names; without one, the names in the file, so that no text counts twice.
     placed = load_records(organization) if plan else placed_records(organization.path(organization.data.train))
     check_fields(organization, [record for _, record in placed])
-    made = Preview(settings.entities, len(placed))
-    for number, one in enumerate(placed):
-        if number % _EVERY == 0:
-            told(f"{number} of {len(placed)} records")
-        _look(made, anonymizer, one, plan, examples)
-    return made
+    result = Preview(settings.entities, len(placed))
+    for number, record in enumerate(placed):
+        if number % _PROGRESS_INTERVAL == 0:
+            report(f"{number} of {len(placed)} records")
+        _search(result, anonymizer, record, plan, examples)
+    return result
 
 
-def _look(made: Preview, anonymizer: Anonymizer, placed: Placed, plan: Plan | None, examples: int) -> None:
+def _search(result: Preview, anonymizer: Anonymizer, placed: Placed, plan: Plan | None, examples: int) -> None:
     place, record = placed
     fields = readable(plan.task) if plan else list(record)
     try:
-        _, made_of = anonymizer.covered(record, fields)
+        _, anonymized = anonymizer.covered(record, fields)
     except UnusableError:
-        made.failed += 1
+        result.failed += 1
         return
     kinds = Counter[Entity]()
-    for name, texts in made_of.items():
+    for name, texts in anonymized.items():
         for text in texts:
-            for kind, shown in _replacements(place, name, text):
+            for kind, replacement in _replacements(place, name, text):
                 kinds[kind] += 1
-                of_kind = made.examples.setdefault(kind, [])
+                of_kind = result.examples.setdefault(kind, [])
                 if len(of_kind) < examples:
-                    of_kind.append(shown)
-    made.found += kinds
-    made.holding += Counter(set(kinds))
-    made.changed += bool(kinds)
+                    of_kind.append(replacement)
+    result.occurrences += kinds
+    result.matching_records += Counter(set(kinds))
+    result.changed += bool(kinds)
 
 
-def _replacements(place: str, name: str, text: Anonymized) -> Iterator[tuple[Entity, Shown]]:
-    for one in text.passes:
-        for span in one.spans:
-            before = one.text[max(0, span.begin - _AROUND) : span.begin]
-            after = one.text[span.end : span.end + _AROUND]
-            yield span.kind, Shown(place, name, before, one.text[span.begin : span.end], after)
+def _replacements(place: str, name: str, text: Anonymized) -> Iterator[tuple[Entity, Replacement]]:
+    for step in text.passes:
+        for span in step.spans:
+            before = step.text[max(0, span.begin - _CONTEXT_CHARACTERS) : span.begin]
+            after = step.text[span.end : span.end + _CONTEXT_CHARACTERS]
+            yield span.kind, Replacement(place, name, before, step.text[span.begin : span.end], after)
 
 
-def print_preview(organization: Organization, made: Preview, console: Console) -> None:
-    """A table of counts by kind, and examples with a little of what is around them."""
-    table = Table("kind", "token", "found", "records")
+def print_preview(organization: Organization, result: Preview, console: Console) -> None:
+    """Print a table of counts by kind, and examples with their context."""
+    table = Table("kind", "token", "replacements", "records")
     for column in table.columns[2:]:
         column.justify = "right"
-    for kind in made.kinds:
-        table.add_row(kind, Text(token(kind)), str(made.found[kind]), str(made.holding[kind]))
+    for kind in result.kinds:
+        counts = result.occurrences[kind], result.matching_records[kind]
+        table.add_row(kind, Text(token(kind)), *map(str, counts))
     console.print(table)
-    for kind in made.kinds:
-        for shown in made.examples.get(kind, []):
-            console.print(_line(kind, shown), soft_wrap=True)
-    failed = f"; {made.failed} cannot be anonymized and contribute nothing" if made.failed else ""
+    for kind in result.kinds:
+        for example in result.examples.get(kind, []):
+            console.print(_example_line(kind, example), soft_wrap=True)
+    failed = f"; {result.failed} cannot be anonymized and contribute nothing" if result.failed else ""
     console.print(
-        f"{organization.name}: {made.changed} of {made.records} records would be changed{failed}; what is not "
-        "found here, names of persons above all, stays in",
+        f"{organization.name}: {result.changed} of {result.records} records would be changed{failed}; anything "
+        "not listed here, names of persons above all, is not replaced",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _line(kind: Entity, shown: Shown) -> Text:
-    line = Text(f"{shown.place}, {printable(shown.field)}: {printable(shown.before)}", "default")
-    line.append(f"[{printable(shown.found, _MOST)} → {token(kind)}]", "yellow")
-    return line.append(printable(shown.after), "default")
+def _example_line(kind: Entity, example: Replacement) -> Text:
+    line = Text(f"{example.place}, {printable(example.field)}: {printable(example.before)}", "default")
+    line.append(f"[{printable(example.original, _MAX_CHARACTERS)} → {token(kind)}]", "yellow")
+    return line.append(printable(example.after), "default")

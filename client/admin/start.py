@@ -16,27 +16,28 @@ def serve_both(organization: Path, relay: Path, report: Callable[[str], None], *
     """Keep both processes running until SIGTERM or SIGINT.
 
     Args:
-        organization: its file.
-        relay: its file.
-        report: told in one line what happens to the processes.
-        insecure: connect without TLS and node key, whatever the relay's file says.
+        organization: path of organization.toml.
+        relay: path of relay.toml.
+        report: called with one line when a process starts, ends or is restarted.
+        insecure: connect without TLS and node key, overriding the relay's file.
 
     Raises:
-        InputError: the two files do not belong together.
-        ChildFailed: one of the processes cannot run; it has said why.
+        InputError: the two files do not belong to the same organization and socket.
+        ChildFailed: one of the processes cannot run; it has reported the reason.
     """
     vault, node = Organization.read(organization), Relay.read(relay)
     if vault.name != node.name:
-        raise InputError(f"{relay}: name = {node.name!r}; it is {vault.name!r} in {organization}")
+        raise InputError(f"{relay}: name = {node.name!r}; it should be {vault.name!r}, as in {organization}")
     if vault.path(vault.vault.socket) != node.vault_socket:
         raise InputError(
-            f"{relay}: socket = {node.vault_socket}; it is {vault.path(vault.vault.socket)} in {organization}"
+            f"{relay}: socket = {node.vault_socket}; it should be {vault.path(vault.vault.socket)}, as in "
+            f"{organization}"
         )
     program = [sys.executable, "-P", "-m", "sotto"]
     with Supervisor(report) as supervisor:
-        # Wrong input, a key that the server refuses for instance, stays wrong however often it is tried.
+        # An input error, such as a key that the server refuses, is permanent: restarting would not help.
         final = frozenset({InputError.exit_code})
         supervisor.start("vault", [*program, "vault", "start", str(organization.absolute())], {}, final=final)
-        relaying = ["supernode", "start", str(relay.absolute()), *(["--insecure"] if insecure else [])]
-        supervisor.start("relay", [*program, *relaying], {}, final=final)
+        relay_command = ["supernode", "start", str(relay.absolute()), *(["--insecure"] if insecure else [])]
+        supervisor.start("relay", [*program, *relay_command], {}, final=final)
         supervisor.run()

@@ -1,1 +1,1 @@
-"""All that the vault and the relay share: the protocol on the socket, refusals, the health check."""
+"""What the vault and the relay share: the protocol on the socket, refusals, the health check."""

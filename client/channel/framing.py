@@ -1,4 +1,4 @@
-"""What both ends of the vault's socket agree on: how long its path may be, and adapters in bounded pieces."""
+"""Conventions of both ends of the vault's socket: its path, and adapters sent in chunks of bounded size."""
 
 from __future__ import annotations
 
@@ -11,72 +11,74 @@ from urllib.parse import quote_from_bytes
 from common.adapter.adapter import MOST_BYTES
 from common.errors import InputError, Refused
 
-PIECE_BYTES = 2**20
+CHUNK_BYTES = 2**20
 MESSAGE_LIMIT = [
-    ("grpc.max_receive_message_length", 2 * PIECE_BYTES),
-    ("grpc.max_send_message_length", 2 * PIECE_BYTES),
+    ("grpc.max_receive_message_length", 2 * CHUNK_BYTES),
+    ("grpc.max_send_message_length", 2 * CHUNK_BYTES),
 ]
-# sockaddr_un holds 108 bytes with the final zero.
-_LONGEST_SOCKET_PATH = 107
+# sockaddr_un has room for 108 bytes including the terminating zero.
+_MAX_SOCKET_PATH_BYTES = 107
 
 
 def check_socket_path(path: Path) -> Path:
-    """The path, if a unix socket can have it.
+    """Return the path if it is valid for a unix socket.
 
     Raises:
-        InputError: it is too long for the system, or holds a comma, at which gRPC cuts an address in two.
+        InputError: it is too long for the system, or contains a comma, at which gRPC splits an address.
     """
     if "," in str(path):
-        raise InputError(f"socket = {path}: the path of a socket cannot have a comma")
+        raise InputError(f"socket = {path}: the path of a socket cannot contain a comma")
     length = len(os.fsencode(path))
-    if length > _LONGEST_SOCKET_PATH:
-        raise InputError(f"socket = {path}: the path has {length} bytes; the system allows {_LONGEST_SOCKET_PATH}")
+    if length > _MAX_SOCKET_PATH_BYTES:
+        raise InputError(
+            f"socket = {path}: the path has {length} bytes; the system allows {_MAX_SOCKET_PATH_BYTES}"
+        )
     return path
 
 
 def grpc_address(path: Path) -> str:
-    """The path as gRPC names it: a `%` or `#` in a folder's name would otherwise lead elsewhere."""
+    """The path as a gRPC address. Without quoting, gRPC would interpret a `%` or `#` and use another path."""
     return f"unix:{quote_from_bytes(os.fsencode(path))}"
 
 
 def split(data: bytes) -> Iterator[bytes]:
-    """Pieces of at most 1 MiB, in order."""
+    """Split data into chunks of at most 1 MiB, in order."""
     view = memoryview(data)
-    for start in range(0, len(data), PIECE_BYTES):
-        yield bytes(view[start : start + PIECE_BYTES])
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield bytes(view[start : start + CHUNK_BYTES])
 
 
-class Assembly:
-    """Bytes put together again. Memory grows with what arrives, never with what was announced.
+class Reassembly:
+    """Reassembles data from its chunks. Memory grows with what has arrived, never with the announced size.
 
     Args:
-        size: announced by the other side.
+        size: the size that the sender announced.
 
     Raises:
-        Refused: more was announced than an adapter can have.
+        Refused: the announced size is larger than any adapter.
     """
 
     def __init__(self, size: int) -> None:
         if size > MOST_BYTES:
-            raise Refused("malformed-request", f"{size} bytes were announced; at most {MOST_BYTES} are taken")
+            raise Refused("malformed-request", f"{size} bytes were announced; at most {MOST_BYTES} are accepted")
         self._size = size
         self._buffer = io.BytesIO()
 
-    def add(self, piece: bytes) -> None:
-        """Take the next piece.
+    def add(self, chunk: bytes) -> None:
+        """Append the next chunk.
 
         Raises:
-            Refused: more arrives than was announced.
+            Refused: more bytes arrived than were announced.
         """
-        if self._buffer.tell() + len(piece) > self._size:
+        if self._buffer.tell() + len(chunk) > self._size:
             raise Refused("malformed-request", f"more bytes arrived than the {self._size} that were announced")
-        self._buffer.write(piece)
+        self._buffer.write(chunk)
 
     def complete(self) -> bytes:
-        """All bytes. They are handed over, not copied.
+        """The complete data, without a copy.
 
         Raises:
-            Refused: fewer arrived than were announced.
+            Refused: fewer bytes arrived than were announced.
         """
         if self._buffer.tell() != self._size:
             raise Refused("malformed-request", f"{self._buffer.tell()} bytes arrived; {self._size} were announced")

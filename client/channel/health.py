@@ -1,7 +1,7 @@
-"""Is a vault well? For container engines and whoever else looks: exit code 0 if it is.
+"""Health check of a vault, for container engines and monitoring. Exit code 0 if it is healthy.
 
-`python -m client.channel.health SOCKET` asks whether it answers; also while it trains, it does. Run it as the user
-of the vault or of its relay.
+`python -m client.channel.health SOCKET` checks that the vault answers, which it also does while it trains. Run it
+as the user of the vault or of its relay.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _ANSWER_SECONDS = 5.0
 
 
 def vault_problem(socket: Path) -> str | None:
-    """What is wrong with a vault, in one line; None if it answers.
+    """Describe in one line why a vault is unhealthy; None if it answers.
 
     Args:
-        socket: where it should answer.
+        socket: the vault's socket.
 
     Raises:
-        InputError: no socket can have that path.
+        InputError: the path is not valid for a socket.
     """
     with grpc.insecure_channel(grpc_address(check_socket_path(socket))) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -40,7 +40,7 @@ def vault_problem(socket: Path) -> str | None:
 
 
 def main() -> None:
-    """Say what is wrong, if anything is."""
+    """Print the problem, if there is one, and exit."""
     match sys.argv[1:]:
         case [socket]:
             try:

@@ -1,1 +1,1 @@
-"""`sotto client check`: one file for each group of checks."""
+"""`sotto client check`: one file per group of checks."""

@@ -1,7 +1,7 @@
-"""`sotto client check`: what is wrong at home, found before anything is served.
+"""`sotto client check`: validate an organization's setup before it is started.
 
-Nothing is spent, written or sent, no record is trained on, and a running vault is not disturbed. What is found
-holds true numbers of the records: it is for the administrator's own terminal.
+No budget is spent, nothing is written, no record is trained on or sent, and a running vault is not disturbed. The
+findings contain true counts of the records: they are for the administrator's own terminal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from client.check.device import check_device
-from client.check.findings import Check
+from client.check.findings import Finding
 from client.check.ledger import check_ledger
 from client.check.models import check_models
 from client.check.plan import check_plan
@@ -33,75 +33,78 @@ def check(
     organization: Organization,
     plan: Plan | None = None,
     relay: Relay | None = None,
-    told: Callable[[str], None] = lambda _: None,
-) -> list[Check]:
-    """Look at everything that an organization's file names.
+    report: Callable[[str], None] = lambda _: None,
+) -> list[Finding]:
+    """Check everything that an organization's settings refer to.
 
     Args:
-        organization: its file.
-        plan: a plan that should run here; None to look at the organization alone.
-        relay: its relay's file; None to ask neither its vault nor the server.
-        told: what is being looked at, for whoever waits.
+        organization: the organization's settings.
+        plan: a plan to check against them; None to check the organization alone.
+        relay: the relay's settings; None to connect neither to the vault nor to the server.
+        report: called with what is being checked, to show progress.
 
     Returns:
-        What was found, by group in the order of `GROUPS`. Whatever goes wrong on the way is a finding too.
+        The findings, sorted by group in the order of `GROUPS`. An error in a check is a finding too.
 
     Raises:
-        ModuleNotFoundError: there is a relay's file, and the relay's libraries are not installed.
+        ModuleNotFoundError: a relay is given, and the relay's libraries are not installed.
     """
-    return sorted(_look(organization, plan, relay, told), key=lambda found: GROUPS.index(found.group))
+    return sorted(_run(organization, plan, relay, report), key=lambda finding: GROUPS.index(finding.group))
 
 
-def _look(
-    organization: Organization, plan: Plan | None, relay: Relay | None, told: Callable[[str], None]
-) -> Iterator[Check]:
+def _run(
+    organization: Organization, plan: Plan | None, relay: Relay | None, report: Callable[[str], None]
+) -> Iterator[Finding]:
     yield from check_socket(organization)
     if relay is not None:
-        # With the libraries of the relay, which a vault alone lacks.
+        # Imports the relay's libraries, which an installation of the vault alone lacks.
         from client.check.connection import check_relay
 
-        # First: what is sent to the server is sent before any record was opened.
-        told("vault and server")
+        # Before any record is opened, so that what is sent to the server cannot depend on one.
+        report("vault and server")
         yield from check_relay(organization, relay)
-    told("ledger")
+    report("ledger")
     yield from check_ledger(organization)
     if plan is not None:
-        told("plan")
+        report("plan")
         yield from check_plan(organization, plan)
-    told("records")
+    report("records")
     records = yield from check_records(organization)
-    told("base models")
+    report("base models")
     tokenizer = yield from check_models(organization, plan)
     units = None
     if plan is not None and records is not None and tokenizer is not None:
-        told("records as the plan encodes them")
+        report("records as the plan encodes them")
         units = yield from check_examples(organization, plan, records, tokenizer)
-    told("device")
+    report("device")
     yield from check_device(organization, plan, units)
 
 
-def to_json(organization: Organization, found: Sequence[Check]) -> dict[str, Any]:
-    """What was found, for machines."""
+def to_json(organization: Organization, findings: Sequence[Finding]) -> dict[str, Any]:
+    """The findings in machine-readable form."""
     return {
         "organization": organization.name,
-        "checks": [{"group": one.group, "name": one.name, "state": one.state, "text": one.text} for one in found],
-        "ok": all_well(found),
+        "checks": [
+            {"group": finding.group, "name": finding.name, "state": finding.state, "text": finding.text}
+            for finding in findings
+        ],
+        "ok": passed(findings),
     }
 
 
-def all_well(found: Sequence[Check]) -> bool:
+def passed(findings: Sequence[Finding]) -> bool:
     """Whether nothing is wrong; warnings are allowed."""
-    return all(one.state != "wrong" for one in found)
+    return all(finding.state != "wrong" for finding in findings)
 
 
-def print_checks(organization: Organization, found: Sequence[Check], console: Console) -> None:
-    """One line a finding, and a line that sums them up."""
-    for one in found:
-        line = Text(f"{one.state:8}", _STYLES[one.state])
-        console.print(line.append(f"{one.group:11}{one.name}: {one.text}", "default"), soft_wrap=True)
-    wrong, warnings = (sum(one.state == state for one in found) for state in ("wrong", "warning"))
+def print_findings(organization: Organization, findings: Sequence[Finding], console: Console) -> None:
+    """Print one line per finding, and a summary line."""
+    for finding in findings:
+        line = Text(f"{finding.state:8}", _STYLES[finding.state])
+        console.print(line.append(f"{finding.group:11}{finding.name}: {finding.text}", "default"), soft_wrap=True)
+    wrong, warnings = (sum(finding.state == state for finding in findings) for state in ("wrong", "warning"))
     console.print(
-        f"{organization.name}: {wrong or 'nothing'} wrong, {warnings} to look at, {len(found)} looked at",
+        f"{organization.name}: {wrong or 'nothing'} wrong, {warnings} to review, {len(findings)} checked",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""What `sotto client check` looks at, one file a group. Each finding is a `Check`; none of these files prints."""
+"""The findings of `sotto client check`: one file per group of checks. None of these files prints."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from common.errors import SottoError
 State = Literal["ok", "warning", "wrong"]
 T = TypeVar("T")
 
-# Findings as they are made, and at the end what was read on the way, for the checks that come after.
-Checks = Generator["Check", None, T]
+# Yields findings as they are produced and returns what was read on the way, for later checks to use.
+Findings = Generator["Finding", None, T]
 
 
 @dataclass(frozen=True)
-class Check:
-    """One finding.
+class Finding:
+    """The result of one check.
 
     Attributes:
-        group: what it is about: "records", "model", "device", "ledger", "plan" or "connection".
-        name: what was looked at.
-        state: "ok"; "warning": it works, but look at it; "wrong": it does not work.
-        text: what was found, and what to do. One line.
+        group: the subject: "records", "model", "device", "ledger", "plan" or "connection".
+        name: what was checked.
+        state: "ok"; "warning": it works, but should be reviewed; "wrong": it does not work.
+        text: what was found and what to do about it, in one line.
     """
 
     group: str
@@ -34,46 +34,46 @@ class Check:
 
 @dataclass(frozen=True)
 class Group:
-    """Makes the findings of one group.
+    """Creates the findings of one group.
 
     Attributes:
-        name: of the group.
+        name: the group's name.
     """
 
     name: str
 
-    def ok(self, name: str, text: str) -> Check:
-        """All is well."""
-        return Check(self.name, name, "ok", text)
+    def ok(self, name: str, text: str) -> Finding:
+        """It works."""
+        return Finding(self.name, name, "ok", text)
 
-    def warning(self, name: str, text: str) -> Check:
-        """It works, but somebody should look at it."""
-        return Check(self.name, name, "warning", text)
+    def warning(self, name: str, text: str) -> Finding:
+        """It works, but should be reviewed."""
+        return Finding(self.name, name, "warning", text)
 
-    def wrong(self, name: str, text: str) -> Check:
+    def wrong(self, name: str, text: str) -> Finding:
         """It does not work."""
-        return Check(self.name, name, "wrong", text)
+        return Finding(self.name, name, "wrong", text)
 
-    def look(self, name: str, checks: Checks[T]) -> Checks[T | None]:
-        """Make some checks. An error ends them and is a finding itself, so that the other checks go on.
+    def run(self, name: str, checks: Findings[T]) -> Findings[T | None]:
+        """Run some checks. An error ends them and becomes a finding itself, so that the other checks still run.
 
         Args:
-            name: what is looked at, for that finding.
-            checks: not begun yet.
+            name: what is checked; the name of the finding that an error becomes.
+            checks: a generator of findings that has not been started.
 
         Returns:
-            What they return; None after an error.
+            The return value of the checks; None after an error.
         """
         try:
             return (yield from checks)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
-        except BaseException as error:  # a panic in a Rust library is no Exception
+        except BaseException as error:  # a panic in a Rust extension is not an Exception
             yield self.wrong(name, error_line(error))
             return None
 
 
 def error_line(error: BaseException) -> str:
-    """An error as one line; one that was not foreseen with its type, without which its text may say nothing."""
+    """An error as one line. An unexpected error is prefixed with its type: its text alone may say little."""
     line = next(iter(str(error).strip().splitlines()), "")
     return line if isinstance(error, SottoError) else f"{type(error).__name__}: {line}".removesuffix(": ")

@@ -1,4 +1,4 @@
-"""Whether the statement key and the ledger are sound, and what is left of the budget."""
+"""Whether the statement key and the ledger are intact, and what is left of the budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from client.admin.budget import budget
-from client.check.findings import Checks, Group
+from client.check.findings import Findings, Group
 from client.vault.ledger.reader import read_ledger
 from client.vault.policy.organization import Organization
 from common.errors import InputError
@@ -15,36 +15,37 @@ from common.keys.statement_key import StatementKey, key_fingerprint
 _GROUP = Group("ledger")
 
 
-def check_ledger(organization: Organization) -> Checks[None]:
-    """Look at the statement key and at the ledger, which is opened to look only."""
-    key = yield from _GROUP.look("statement key", _statement_key(organization))
+def check_ledger(organization: Organization) -> Findings[None]:
+    """Check the statement key and the ledger, which is opened read-only."""
+    key = yield from _GROUP.run("statement key", _statement_key(organization))
     path = organization.path(organization.vault.ledger)
     if not path.exists():
-        yield _GROUP.ok("ledger", f"{path} is not there yet; the vault makes it when it first starts")
+        yield _GROUP.ok("ledger", f"{path} does not exist yet; the vault creates it when it first starts")
         return
-    yield from _GROUP.look("ledger", _ledger(organization, path))
+    yield from _GROUP.run("ledger", _ledger(organization, path))
     if key is not None:
-        yield from _GROUP.look("ledger's key", _bound(organization, key))
+        yield from _GROUP.run("ledger's key", _ledger_key(organization, key))
 
 
-def _statement_key(organization: Organization) -> Checks[StatementKey]:
+def _statement_key(organization: Organization) -> Findings[StatementKey]:
     path = organization.path(organization.vault.statement_key)
     key = StatementKey.read(path)
     yield _GROUP.ok(
-        "statement key", f"{path}, for its owner alone; its fingerprint is {key_fingerprint(key.public)}"
+        "statement key", f"{path}, accessible to its owner only; fingerprint {key_fingerprint(key.public)}"
     )
     return key
 
 
-def _ledger(organization: Organization, path: Path) -> Checks[None]:
+def _ledger(organization: Organization, path: Path) -> Findings[None]:
     values = budget(organization)
     entries = values["head"]["number"] + 1
     runs = values["runs"]
     yield _GROUP.ok(
-        "ledger", f"sound: {entries} chained entries, {len(runs)} runs, the newest signed with the ledger's key"
+        "ledger",
+        f"intact: {entries} chained entries, {len(runs)} runs, the newest entry signed with the ledger's key",
     )
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
-        yield _GROUP.wrong("ledger file", f"{path}: this user may not write it or its folder; the vault has to")
+        yield _GROUP.wrong("ledger file", f"{path}: this user cannot write it or its folder, but the vault must")
     text = (
         f"ε spent {values['epsilon_spent']:g}, reserved {values['epsilon_reserved']:g}, left "
         f"{values['epsilon_left']:g} of {values['max_epsilon']:g} at δ = {values['delta']:g}"
@@ -52,12 +53,12 @@ def _ledger(organization: Organization, path: Path) -> Checks[None]:
     if values["epsilon_left"] > 0:
         yield _GROUP.ok("budget", text)
     else:
-        yield _GROUP.warning("budget", f"{text}: no other run is possible on this data")
+        yield _GROUP.warning("budget", f"{text}: no further run is possible on this data")
 
 
-def _bound(organization: Organization, key: StatementKey) -> Checks[None]:
+def _ledger_key(organization: Organization, key: StatementKey) -> Findings[None]:
     try:
         with read_ledger(organization, key):
-            yield _GROUP.ok("ledger's key", "the statement key is the one that the ledger was made with")
+            yield _GROUP.ok("ledger's key", "the ledger was created with this statement key")
     except InputError as error:
-        yield _GROUP.wrong("ledger's key", f"{error}; put the key back that the ledger was made with")
+        yield _GROUP.wrong("ledger's key", f"{error}; restore the key that the ledger was created with")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from client.admin.cost import price
-from client.check.findings import Checks, Group
+from client.admin.cost import plan_cost
+from client.check.findings import Findings, Group
 from client.vault.policy.approval import Approvals
 from client.vault.policy.organization import Organization
 from client.vault.policy.policy import check_plan_fits
@@ -12,46 +12,46 @@ from common.plan.plan import Plan
 _GROUP = Group("plan")
 
 
-def check_plan(organization: Organization, plan: Plan) -> Checks[None]:
-    """Look at a plan. It is not recorded as approved."""
-    allowed = yield from _GROUP.look("policy", _policy(organization, plan))
+def check_plan(organization: Organization, plan: Plan) -> Findings[None]:
+    """Check a plan against the policy and the ledger. It is not recorded as approved."""
+    allowed = yield from _GROUP.run("policy", _policy(organization, plan))
     if allowed:
-        yield from _GROUP.look("cost", _cost(organization, plan))
-    yield from _GROUP.look("approval", _approval(organization, plan))
+        yield from _GROUP.run("cost", _cost(organization, plan))
+    yield from _GROUP.run("approval", _approval(organization, plan))
 
 
-def _policy(organization: Organization, plan: Plan) -> Checks[bool]:
+def _policy(organization: Organization, plan: Plan) -> Findings[bool]:
     check_plan_fits(plan, organization)
-    rank = organization.own_plan(plan).lora.rank
-    own = f"; trained at rank {rank} of the plan's {plan.lora.rank}" if rank < plan.lora.rank else ""
+    rank = organization.local_plan(plan).lora.rank
+    reduced = f"; trained at rank {rank} of the plan's {plan.lora.rank}" if rank < plan.lora.rank else ""
     yield _GROUP.ok(
         "policy",
-        f"{plan.name} is within it: ε = {plan.privacy.epsilon:g} of at most "
-        f"{organization.policy.max_epsilon_per_run:g} in a run{own}",
+        f"{plan.name} is within the policy: ε = {plan.privacy.epsilon:g} of at most "
+        f"{organization.policy.max_epsilon_per_run:g} per run{reduced}",
     )
     return True
 
 
-def _cost(organization: Organization, plan: Plan) -> Checks[None]:
-    cost = price(organization, plan)
+def _cost(organization: Organization, plan: Plan) -> Findings[None]:
+    cost = plan_cost(organization, plan)
     yield _GROUP.ok(
         "cost",
         f"{cost.mechanism.steps} steps at rate {cost.mechanism.sample_rate:.4g} with noise "
         f"σ = {cost.mechanism.noise_multiplier:g} cost ε = {cost.epsilon:g} at δ = {cost.delta:g}; spent so far "
-        f"{cost.spent:g}, after it {cost.after:g} of {cost.cap.epsilon:g}",
+        f"{cost.spent:g}, after this run {cost.after:g} of {cost.cap.epsilon:g}",
     )
 
 
-def _approval(organization: Organization, plan: Plan) -> Checks[None]:
+def _approval(organization: Organization, plan: Plan) -> Findings[None]:
     policy = organization.policy
     digest = f"digest {plan.digest()[:12]}"
     if policy.plans == "any-within-policy":
-        yield _GROUP.ok("approval", f'not needed, since policy.plans = "any-within-policy"; {digest}')
+        yield _GROUP.ok("approval", f'not required, since policy.plans = "any-within-policy"; {digest}')
     elif plan in Approvals(organization.path(policy.approvals)):
         yield _GROUP.ok("approval", f"approved; {digest}")
     else:
         yield _GROUP.warning(
             "approval",
-            f"not approved, {digest}: it would be refused; to allow it, run: "
+            f"not approved, {digest}: it would be refused; to approve it, run: "
             "sotto client approve ORGANIZATION.toml PLAN.toml",
         )

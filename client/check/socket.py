@@ -1,4 +1,4 @@
-"""Whether a vault can open its socket, and its relay reach it."""
+"""Whether a vault can create its socket, and its relay can reach it."""
 
 from __future__ import annotations
 
@@ -7,69 +7,70 @@ import pwd
 from pathlib import Path
 
 from client.channel.framing import check_socket_path
-from client.check.findings import Checks, Group
+from client.check.findings import Findings, Group
 from client.vault.policy.organization import Organization
-from client.vault.service import group_number
+from client.vault.service import group_id
 from common.errors import InputError
 
 _GROUP = Group("connection")
 
 
-def check_socket(organization: Organization) -> Checks[None]:
-    """Look at the socket's path, folder and group. Nothing is made."""
-    yield from _GROUP.look("socket", _socket(organization))
+def check_socket(organization: Organization) -> Findings[None]:
+    """Check the socket's path, folder and group. Nothing is created."""
+    yield from _GROUP.run("socket", _socket(organization))
     if organization.vault.group is not None:
-        yield from _GROUP.look("socket's group", _group(organization, organization.vault.group))
+        yield from _GROUP.run("socket's group", _group(organization, organization.vault.group))
 
 
-def _socket(organization: Organization) -> Checks[None]:
+def _socket(organization: Organization) -> Findings[None]:
     path = check_socket_path(organization.path(organization.vault.socket))
     folder = path.parent
     if not folder.exists():
-        yield _GROUP.ok("socket", f"{path}; its folder is not there yet, the vault makes it for its own user")
+        yield _GROUP.ok("socket", f"{path}; its folder does not exist yet, the vault creates it for its own user")
         return
     if path.exists() and not path.is_socket():
-        raise InputError(f"vault.socket = {path}: is a file; it should be a new path")
+        raise InputError(f"vault.socket = {path}: exists and is not a socket; it should be a new path")
     status = folder.stat()
     if status.st_mode & 0o002:
         yield _GROUP.wrong(
-            "socket", f"every user may write {folder} and put a socket there; run: chmod o-w {folder}"
+            "socket", f"every user can write to {folder} and place a socket there; run: chmod o-w {folder}"
         )
-    elif status.st_mode & 0o020 and status.st_gid != _own_group(status.st_uid):
+    elif status.st_mode & 0o020 and status.st_gid != _primary_group(status.st_uid):
         yield _GROUP.warning(
-            "socket", f"a whole group may write {folder} and put a socket there; run: chmod g-w {folder}"
+            "socket", f"a whole group can write to {folder} and place a socket there; run: chmod g-w {folder}"
         )
     elif not os.access(folder, os.W_OK | os.X_OK):
-        yield _GROUP.wrong("socket", f"this user may not write {folder}; the vault has to")
+        yield _GROUP.wrong("socket", f"this user cannot write to {folder}, but the vault must")
     else:
         yield _GROUP.ok("socket", str(path))
 
 
-def _own_group(user: int) -> int | None:
-    """The group that many systems give to each user alone."""
+def _primary_group(user: int) -> int | None:
+    """The user's primary group, which on many systems has no other member."""
     try:
         return pwd.getpwuid(user).pw_gid
     except KeyError:
         return None
 
 
-def _group(organization: Organization, name: str) -> Checks[None]:
-    number = group_number(name)
-    if os.geteuid() != 0 and number not in (os.getegid(), *os.getgroups()):
+def _group(organization: Organization, name: str) -> Findings[None]:
+    group = group_id(name)
+    if os.geteuid() != 0 and group not in (os.getegid(), *os.getgroups()):
         yield _GROUP.wrong(
-            "socket's group", f"this user is not in the group {name!r} and cannot let it in; add the user to it"
+            "socket's group",
+            f"this user is not in the group {name!r} and cannot give it access; add the user to the group",
         )
         return
     folder = organization.path(organization.vault.socket).parent
-    if folder.exists() and not _may_pass(folder, number):
+    if folder.exists() and not _can_enter(folder, group):
         yield _GROUP.wrong(
             "socket's group",
-            f"the group {name!r} may not pass through {folder}; run: chgrp {name} {folder} && chmod g+x {folder}",
+            f"the group {name!r} cannot enter {folder}; run: chgrp {name} {folder} && chmod g+x {folder}",
         )
         return
-    yield _GROUP.ok("socket's group", f"{name!r} may connect")
+    yield _GROUP.ok("socket's group", f"{name!r} can connect")
 
 
-def _may_pass(folder: Path, group: int | None) -> bool:
+def _can_enter(folder: Path, group: int | None) -> bool:
     status = folder.stat()
     return bool(status.st_mode & (0o010 if status.st_gid == group else 0o001))

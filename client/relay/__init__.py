@@ -1,1 +1,1 @@
-"""The process with the network, without records: Flower's SuperNode and the client of the vault."""
+"""The process with network access and without records: Flower's SuperNode and the client of the vault."""

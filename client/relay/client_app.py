@@ -1,4 +1,4 @@
-"""The relay: a Flower message in, the vault's answer out. It opens no records, knows no policy, needs no torch."""
+"""The relay: answers Flower messages by asking the vault. It opens no records, reads no policy, needs no torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from common.errors import Refused
 from common.flower import codec
 from common.protocol.protocol import Participant
 
-# How long a vault may be away, restarting for instance, before its coordinator is told.
+# How long a vault may be unavailable, for example while it restarts, before this is reported to the coordinator.
 _PATIENCE_SECONDS = 60.0
-# No round takes longer. What a message says of its own time may be infinite, or no number.
-_LONGEST_SECONDS = 7 * 86400.0
+# No round takes longer. The times in a message are untrusted: they may be infinite or NaN.
+_MAX_SECONDS = 7 * 86400.0
 
-# Flower's build reads this line as text: it must not carry an annotation.
+# Flower's build parses this line as text: it must not have a type annotation.
 app = ClientApp()
 
 
@@ -27,24 +27,26 @@ app = ClientApp()
 @app.query("statement")
 @app.train()
 def relay(message: Message, context: Context) -> Message:
-    """Ask the vault behind the socket that the organization's own node configuration names."""
-    left = message.metadata.created_at + message.metadata.ttl - time.time()
-    timeout = min(max(1.0, left), _LONGEST_SECONDS)  # in this order: of NaN the first argument is taken
+    """Forward a message to the vault. The socket is set by the relay, not by anything that the server sent."""
+    remaining = message.metadata.created_at + message.metadata.ttl - time.time()
+    timeout = min(
+        max(1.0, remaining), _MAX_SECONDS
+    )  # the order matters: max returns its first argument if the other is NaN
     with RemoteVault(Path(str(context.node_config["socket"])), timeout, _PATIENCE_SECONDS) as vault:
         return answer(message, vault)
 
 
 def answer(message: Message, participant: Participant) -> Message:
-    """Ask the participant what the message asks, and pack what it says.
+    """Forward the message to the participant, and pack its answer.
 
-    Whatever goes wrong becomes a reason code. The text of an exception stays in the organization's own log:
-    Flower would send it to the server whole.
+    Every error becomes a refusal with a reason code. The text of an exception never leaves the organization:
+    Flower would send it to the server in full.
     """
     try:
         content = _ask(message, participant)
     except codec.MessageError as error:
         content = codec.pack_refusal(Refused("malformed-request", str(error)))
-    except Exception as error:  # its text would leave with Flower's own error
+    except Exception as error:  # Flower would send its text to the server
         content = codec.pack_refusal(refusal_for(error, f"a {message.metadata.message_type} message"))
     return Message(content, reply_to=message)
 

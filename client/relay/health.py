@@ -1,7 +1,7 @@
-"""Is a relay well? For container engines and whoever else looks: exit code 0 if it is.
+"""Health check of a relay, for container engines and monitoring. Exit code 0 if it is healthy.
 
-`python -m client.relay.health RELAY.toml` looks for the relay's two processes, for the SuperNode's connection to
-the coordinator, and asks the vault. Run it as the relay's user.
+`python -m client.relay.health RELAY.toml` checks that the relay's two processes run, that the SuperNode is
+connected to the coordinator, and that the vault answers. Run it as the relay's user.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ from client.channel.health import vault_problem
 from client.relay.settings import Relay
 from common.errors import SottoError
 
-# A SuperNode that has just come back connects within moments.
+# A SuperNode that has just been restarted needs a moment to connect.
 _CONNECT_SECONDS = 3.0
 _POLL_SECONDS = 0.2
 
 
 def relay_problem(relay: Relay) -> str | None:
-    """What is wrong with an organization's relay, in one line; None if it runs and is connected to both sides.
+    """Describe in one line why a relay is unhealthy; None if it runs and is connected to both sides.
 
     Args:
-        relay: its file.
+        relay: the relay's settings.
 
     Raises:
-        InputError: no socket can have the path that the file names.
+        InputError: the socket's path is not valid.
     """
     ports = [
-        words[1].rpartition(":")[2] for _, words in _programs("relay") if words[4:] == [str(relay.vault_socket)]
+        arguments[1].rpartition(":")[2]
+        for _, arguments in _programs("relay")
+        if arguments[4:] == [str(relay.vault_socket)]
     ]
     if not ports:
-        return "the relay does not run"
-    nodes = [process for process, words in _programs("supernode") if ("--port", ports[0]) in _pairs(words)]
+        return "the relay is not running"
+    nodes = [process for process, arguments in _programs("supernode") if ("--port", ports[0]) in _pairs(arguments)]
     if not nodes:
-        return "the SuperNode does not run"
+        return "the SuperNode is not running"
     deadline = time.monotonic() + _CONNECT_SECONDS
     while not _is_connected(nodes[0], int(relay.server.rpartition(":")[2])):
         if time.monotonic() > deadline:
@@ -49,29 +51,29 @@ def relay_problem(relay: Relay) -> str | None:
 
 
 def _programs(name: str) -> Iterator[tuple[psutil.Process, list[str]]]:
-    """The processes that run a program of `client/relay/runtime.py`, each with the words from its name on."""
+    """The processes that run a program of `client/relay/runtime.py`, each with its arguments from that name on."""
     for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if ("client.relay.runtime", name) in _pairs(words):
-            yield process, words[words.index("client.relay.runtime") + 1 :]
+        arguments = process.info["cmdline"] or []
+        if ("client.relay.runtime", name) in _pairs(arguments):
+            yield process, arguments[arguments.index("client.relay.runtime") + 1 :]
 
 
-def _pairs(words: list[str]) -> list[tuple[str, str]]:
-    return list(itertools.pairwise(words))
+def _pairs(arguments: list[str]) -> list[tuple[str, str]]:
+    return list(itertools.pairwise(arguments))
 
 
 def _is_connected(process: psutil.Process, port: int) -> bool:
     try:
         return any(
-            one.status == psutil.CONN_ESTABLISHED and one.raddr.port == port
-            for one in process.net_connections(kind="tcp")
+            connection.status == psutil.CONN_ESTABLISHED and connection.raddr.port == port
+            for connection in process.net_connections(kind="tcp")
         )
     except psutil.Error:
         return False
 
 
 def main() -> None:
-    """Say what is wrong, if anything is."""
+    """Print the problem, if there is one, and exit."""
     match sys.argv[1:]:
         case [file]:
             try:

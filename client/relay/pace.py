@@ -1,7 +1,8 @@
-"""The pace of Flower's SuperNode: no look that finds nothing, where there is somebody who says when to look.
+"""The pace of Flower's SuperNode: event-driven instead of fixed polling intervals.
 
-Flower's SuperNode sleeps between looks: at the server for a message, at its own memory for the relay's reply. The
-server's gateway keeps a request for messages until there is one, and the relay's reply is noticed as it is stored.
+Flower's SuperNode sleeps between two polls: of the server for a message, and of its own state for the relay's
+reply. Here the server's gateway holds a request for messages until there is one, and a reply wakes the SuperNode
+as soon as it is stored.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from flwr.app import Message
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
-from common.system.bell import Bell
+from common.system.wakeup import Wakeup
 
-# In place of Flower's 3 seconds after a request that found nothing, where the server does not keep requests. Who
-# has waited long for a message can wait longer for the next.
-_EAGER_SECONDS, _PATIENT_SECONDS = 0.25, 1.0
-_EAGER_FOR_SECONDS = 60.0
-# A request that took this long was kept.
-_KEPT_SECONDS = 1.0
-# In place of half a second. A reply is noticed at once; a relay that died is not.
+# In place of Flower's 3 seconds after a request that returned no message, if the server does not hold requests:
+# the interval after recent activity, and the interval once nothing has arrived for a while.
+_ACTIVE_SECONDS, _IDLE_SECONDS = 0.25, 1.0
+_IDLE_AFTER_SECONDS = 60.0
+# A request that took at least this long was held by the gateway.
+_HELD_SECONDS = 1.0
+# As Flower's own interval. It bounds only how late the death of a relay is noticed: a reply is noticed at once.
 _REPLY_SECONDS = 0.5
 
 
@@ -34,8 +35,8 @@ class Pace:
     """The pauses of a SuperNode's loop.
 
     Args:
-        clock: seconds, steadily.
-        pause: waits for so many seconds.
+        clock: a monotonic clock, in seconds.
+        pause: sleeps for the given number of seconds.
     """
 
     def __init__(
@@ -46,32 +47,32 @@ class Pace:
         self._arrived = threading.Event()
         self._busy_at = self._woke_at = clock()
 
-    def arrive(self) -> None:
-        """Note that a reply or a part of one was stored."""
+    def wake(self) -> None:
+        """Wake the loop: a reply or a part of one was stored."""
         self._arrived.set()
 
     def sleep(self, seconds: float) -> None:
-        """In place of the loop's `time.sleep`.
+        """Replaces `time.sleep` in Flower's loop.
 
         Args:
-            seconds: that Flower would sleep: some between two requests to the server, less than one between two
-                looks for a reply of the relay.
+            seconds: how long Flower would sleep: several seconds between two requests to the server, less than one
+                second between two polls for the relay's reply.
         """
         if seconds < 1:
             self._arrived.wait(_REPLY_SECONDS)
             self._arrived.clear()
             self._busy_at = self._clock()
-        elif self._clock() - self._woke_at < _KEPT_SECONDS:
-            idle = self._clock() - self._busy_at >= _EAGER_FOR_SECONDS
-            self._pause(_PATIENT_SECONDS if idle else _EAGER_SECONDS)
+        elif self._clock() - self._woke_at < _HELD_SECONDS:
+            idle = self._clock() - self._busy_at >= _IDLE_AFTER_SECONDS
+            self._pause(_IDLE_SECONDS if idle else _ACTIVE_SECONDS)
         self._woke_at = self._clock()
 
 
-def quicken(bell: Bell) -> None:
-    """Let Flower's SuperNode, started afterwards in this process, sleep no longer than it must.
+def patch_sleep(wakeup: Wakeup) -> None:
+    """Make Flower's SuperNode, started later in this process, sleep no longer than necessary.
 
     Args:
-        bell: is rung for the relay when there is a message for it.
+        wakeup: signalled when there is a message for the relay.
     """
     pace = Pace()
 
@@ -79,16 +80,16 @@ def quicken(bell: Bell) -> None:
         def store_message(self, message: Message) -> str | None:
             stored = super().store_message(message)
             if message.metadata.reply_to_message_id:
-                pace.arrive()
+                pace.wake()
             else:
-                # Its task is there already.
-                bell.ring()
+                # Flower has already created the task that the relay will acquire.
+                wakeup.signal()
             return stored
 
     class Objects(InMemoryObjectStore):
         def put(self, object_id: str, object_content: bytes) -> None:
             super().put(object_id, object_content)
-            pace.arrive()
+            pace.wake()
 
     vars(states)["InMemoryNodeState"] = State
     vars(objects)["InMemoryObjectStore"] = Objects

@@ -1,9 +1,9 @@
-"""Flower's programs on an organization's side. This file and `pace.py` lean on private names of flwr.
+"""Flower's programs on an organization's side. This file and `pace.py` depend on private names of flwr.
 
-`python -m client.relay.runtime supernode …` is Flower's own SuperNode, at another pace (`pace.py`).
-`python -m client.relay.runtime relay …` answers its messages in one lasting process. Flower would start a
-process for each message, unpack the coordinator's app and run it. Here the app is looked at and never unpacked:
-only code that the organization installed runs.
+`python -m client.relay.runtime supernode …` runs Flower's SuperNode, without its polling intervals (`pace.py`).
+`python -m client.relay.runtime relay …` answers its messages in one long-lived process. Flower would start a
+process for each message, unpack the coordinator's app and run it. Here the app is checked and never unpacked: only
+code that the organization installed runs.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from common.flower.codec import pack_refusal
 from common.flower.fab import check_app
 from common.flower.patches import VERSION, bound_arrays, pull_sooner
 from common.keys.node_key import NODE_HEADER
-from common.system.bell import Bell
-from common.system.logs import begin
+from common.system.logs import configure
 from common.system.redaction import failure
+from common.system.wakeup import Wakeup
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-# The SuperNode rings when there is a message. What it lost and takes up again itself is found without.
-_LONGEST_SECONDS = 20.0
+# The SuperNode signals when there is a message. A message that it lost and fetches again is seen at this interval.
+_MAX_WAIT_SECONDS = 20.0
 _RETRY_SECONDS = 1.0
-# The server looks every half second who is connected.
-_AWAY_SECONDS = 2.0
+# Long enough for the server to notice the absence: it checks every half second which nodes are connected.
+_ABSENT_SECONDS = 2.0
 
 P = ParamSpec("P")
 
@@ -64,7 +64,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_version() -> None:
-    """Make sure of the Flower that this file was written for.
+    """Check that the installed Flower is the version that this file was written for.
 
     Raises:
         SottoError: another version is installed.
@@ -73,40 +73,40 @@ def check_version() -> None:
         raise SottoError(f"flwr {package_version} is installed; Sotto works with flwr {VERSION} only")
 
 
-def run_supernode(bell: Path, arguments: list[str]) -> None:
-    """Flower's SuperNode at a pace of our own.
+def run_supernode(wakeup: Path, arguments: list[str]) -> None:
+    """Run Flower's SuperNode, without its polling intervals.
 
     Args:
-        bell: is rung for each message.
-        arguments: of `flower-supernode`.
+        wakeup: signalled for each message.
+        arguments: the arguments of `flower-supernode`.
     """
     import flwr.supernode.fleet_http_connection as connection
     import flwr.supernode.start_client_internal as loop
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
-    from client.relay.pace import quicken
+    from client.relay.pace import patch_sleep
 
-    quicken(Bell(bell))
+    patch_sleep(Wakeup(wakeup))
     pull_sooner(loop, "pull_objects")
-    vars(loop)["pull_objects"] = _forgotten_with_its_run(vars(loop)["pull_objects"])
-    # Its own settings would print past our log.
+    vars(loop)["pull_objects"] = _fail_if_run_ends(vars(loop)["pull_objects"])
+    # Uvicorn's own logging configuration would bypass our log.
     uvicorn.config.LOGGING_CONFIG.clear()
     uvicorn.config.LOGGING_CONFIG.update(version=1, disable_existing_loggers=False)
-    vars(connection)["FleetHttpClient"] = _ReturningClient
+    vars(connection)["FleetHttpClient"] = _ReconnectingClient
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 
 
-class _ReturningClient(FleetHttpClient):
-    """Takes the place of a SuperNode of the same key that died.
+class _ReconnectingClient(FleetHttpClient):
+    """Replaces a SuperNode of the same key that died.
 
-    Flower would refuse the key for the minute that it takes the dead one for connected. The gateway adds the
-    node's number to such a refusal, and with it the dead one can be signed off: so long that the server sees that it
-    was away, and asks again what the dead one may have received.
+    Flower would refuse the key for the minute that it takes to notice that the old node is gone. The gateway adds
+    the old node's id to such a refusal, so that it can be deactivated first. The pause lets the server notice that
+    the node was absent, so that it sends again what the old one may have received.
     """
 
     def ActivateNode(self, request: ActivateNodeRequest) -> ActivateNodeResponse:  # noqa: N802 - Flower's name
-        """Sign on."""
+        """Activate this node, deactivating its dead predecessor first."""
         try:
             return super().ActivateNode(request)
         except httpx.HTTPStatusError as error:
@@ -114,14 +114,14 @@ class _ReturningClient(FleetHttpClient):
             if not node.isdecimal():
                 raise
             self.DeactivateNode(DeactivateNodeRequest(node_id=int(node)))
-        time.sleep(_AWAY_SECONDS)
+        time.sleep(_ABSENT_SECONDS)
         return super().ActivateNode(request)
 
 
-def _forgotten_with_its_run(pull: Callable[P, dict[str, bytes]]) -> Callable[P, dict[str, bytes]]:
-    """Let a message whose run ends while it arrives fail like any other that cannot be received.
+def _fail_if_run_ends(pull: Callable[P, dict[str, bytes]]) -> Callable[P, dict[str, bytes]]:
+    """Let a message whose run ends while it is received fail like any other incomplete message.
 
-    Flower would keep the part of it that is there, and the relay wait minutes for the rest.
+    Flower would keep the part that has arrived, and the relay would wait minutes for the rest.
     """
 
     @functools.wraps(pull)
@@ -134,14 +134,14 @@ def _forgotten_with_its_run(pull: Callable[P, dict[str, bytes]]) -> Callable[P, 
     return pull_or_fail
 
 
-def run_relay(address: str, secret: Path, bell: Path, socket: str) -> None:
-    """Answer the messages that a SuperNode receives, one after the other, until the process is ended.
+def run_relay(address: str, secret: Path, wakeup: Path, socket: str) -> None:
+    """Answer the messages that a SuperNode receives, one after another, until the process is terminated.
 
     Args:
-        address: of the SuperNode's Runtime API on this machine.
-        secret: a file that proves to the SuperNode that this is its relay.
-        bell: rings when there is a message. It promises none: whoever dies while he waits for it holds nothing.
-        socket: of the vault.
+        address: the SuperNode's Runtime API on this machine.
+        secret: file of the secret that authenticates this process to the SuperNode.
+        wakeup: signalled when there is a message. Only a hint: a relay that dies while it waits holds no message.
+        socket: the vault's socket.
     """
     pull_sooner(run_clientapp, "pull_and_inflate_object_from_tree")
     bound_arrays()
@@ -149,23 +149,23 @@ def run_relay(address: str, secret: Path, bell: Path, socket: str) -> None:
         address,
         SuperExecAuthHttpInterceptor(master_secret=secret.read_bytes(), protected_methods=frozenset({_ACQUIRE})),
     )
-    # Flower interrupts a task whose run has ended by this signal, also where a shell has had it ignored.
+    # Flower interrupts a task whose run has ended with SIGINT, which a shell may have set to be ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Agents and connectors are kinds of app that would run code here: they are never taken.
-    wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-    waiting = Bell(bell)
+    # Agents and connectors are kinds of app that would run code here: never accept them.
+    request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    messages = Wakeup(wakeup)
     while True:
         try:
-            acquired = tasks.AcquireTask(wanted)
+            acquired = tasks.AcquireTask(request)
             if acquired.HasField("task") and acquired.token:
-                _relay_one(_client(address, RuntimeTokenHttpInterceptor(acquired.token)), socket)
+                _relay_message(_client(address, RuntimeTokenHttpInterceptor(acquired.token)), socket)
             else:
-                waiting.wait(_LONGEST_SECONDS)
+                messages.wait(_MAX_WAIT_SECONDS)
         except httpx.HTTPError as error:
             _log.warning("the SuperNode does not answer: %s", error)
             time.sleep(_RETRY_SECONDS)
         except KeyboardInterrupt:
-            _log.warning("a message was left: its run has ended")
+            _log.warning("a message was dropped: its run has ended")
 
 
 def _client(address: str, *interceptors: Any) -> RuntimeHttpClient:
@@ -178,23 +178,23 @@ def _client(address: str, *interceptors: Any) -> RuntimeHttpClient:
     )
 
 
-def _relay_one(client: RuntimeHttpClient, socket: str) -> None:
-    """Take one message, ask the vault, hand over the reply."""
+def _relay_message(client: RuntimeHttpClient, socket: str) -> None:
+    """Fetch one message, ask the vault, send the reply."""
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
     heartbeat.start()
     context: Context | None = None
     state = SubStatus.FAILED
     try:
         message, context, run, fab = pull_task_input(client)
-        # The socket is the relay's own: nothing that came over the network can name another.
+        # The socket comes from the relay's settings: nothing received over the network can choose another.
         context.node_config = {"socket": socket}
         push_message(client, _reply(message, context, fab.content, run.fab_hash), context)
         state = SubStatus.COMPLETED
     except Exception as error:
-        # A run that ended meanwhile, for instance. Whatever one message meets, the next is answered.
+        # For example because the run has ended meanwhile. No error of one message may stop the loop.
         _log.error("a message could not be relayed: %s", failure(error))
     finally:
-        # It has ended by itself if the SuperNode refused it.
+        # Raised if the heartbeat has already stopped because the SuperNode rejected it.
         with suppress(RuntimeError):
             heartbeat.stop()
         try:
@@ -211,7 +211,7 @@ def _reply(message: Message, context: Context, fab: bytes, digest: str) -> Messa
         _log.warning("an app was refused: %s", refusal.detail)
         return Message(pack_refusal(refusal), reply_to=message)
     except Exception as error:
-        # An unknown kind of message, for instance. Flower would send the error's text to the server.
+        # For example an unknown type of message. Flower would send the error's text to the server.
         code = refusal_for(error, "a message").code
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, code), reply_to=message)
 
@@ -220,15 +220,16 @@ def main() -> None:
     """Run one of the two programs."""
     check_version()
     match sys.argv[1:]:
-        case ["supernode", bell, *arguments]:
-            begin("supernode", timed=True)
-            run_supernode(Path(bell), arguments)
-        case ["relay", address, secret, bell, socket]:
-            begin("relay", timed=True)
-            run_relay(address, Path(secret), Path(bell), socket)
+        case ["supernode", wakeup, *arguments]:
+            configure("supernode", timed=True)
+            run_supernode(Path(wakeup), arguments)
+        case ["relay", address, secret, wakeup, socket]:
+            configure("relay", timed=True)
+            run_relay(address, Path(secret), Path(wakeup), socket)
         case _:
             sys.exit(
-                "usage: python -m client.relay.runtime supernode BELL ARGUMENT… | relay ADDRESS SECRET BELL SOCKET"
+                "usage: python -m client.relay.runtime supernode WAKEUP ARGUMENT… | "
+                "relay ADDRESS SECRET WAKEUP SOCKET"
             )
 
 

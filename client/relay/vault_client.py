@@ -1,4 +1,4 @@
-"""The vault as its relay sees it: a `Participant` at the other end of a unix socket."""
+"""Client of the vault: a `Participant` at the other end of a unix socket."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import grpc
 
 from client.channel import vault_pb2 as pb
 from client.channel import vault_pb2_grpc as stubs
-from client.channel.framing import MESSAGE_LIMIT, PIECE_BYTES, Assembly, grpc_address, split
-from common.errors import Refused
-from common.protocol.protocol import REASONS, Description, Release, TrainRequest
+from client.channel.framing import CHUNK_BYTES, MESSAGE_LIMIT, Reassembly, grpc_address, split
+from common.errors import Refused, is_refusal_code
+from common.protocol.protocol import Description, Release, TrainRequest
 from common.protocol.statement import Head, Statement, head_text, read_head
 from common.untrusted import printable
 
 _QUERY_SECONDS = 30.0
-_TRY_SECONDS = 1.0
+_PROBE_SECONDS = 1.0
 _RETRY_SECONDS = 0.3
-_MOST_DETAIL = 500
-# How long a connection may take: a vault that is there accepts at once, but a busy machine is slow.
+_MAX_DETAIL = 500
+# Timeout of a connection attempt: a running vault accepts at once, but the machine may be busy.
 _CONNECT_SECONDS = 2.0
 _CHANNEL_OPTIONS = [
     *MESSAGE_LIMIT,
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # In spite of its name this bounds an attempt to connect, not the pause between two.
+    # Despite its name, this bounds one connection attempt, not the pause between two.
     ("grpc.min_reconnect_backoff_ms", round(1000 * _CONNECT_SECONDS)),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.default_authority", "vault"),
@@ -36,14 +36,15 @@ _CHANNEL_OPTIONS = [
 
 
 class RemoteVault:
-    """Asks the vault behind a socket; use it as a context.
+    """Client of the vault behind a socket; use it as a context manager.
 
-    A vault that dies while it is asked is waited for and asked again: the same request costs nothing twice.
+    If the vault dies during a request, the request is repeated when the vault is back: a repeated request costs no
+    additional budget.
 
     Args:
-        socket: of the vault.
+        socket: the vault's socket.
         timeout: seconds that an answer may take.
-        patience: seconds that the vault may be away.
+        patience: seconds that the vault may be unavailable.
     """
 
     def __init__(self, socket: Path, timeout: float, patience: float) -> None:
@@ -62,19 +63,21 @@ class RemoteVault:
         self._channel.close()
 
     def describe(self) -> Description:
-        """Name, unit and public size."""
+        """Name, unit, public size and largest rank."""
         reply = self._ask(
             lambda limit: self._stub.Describe(pb.DescribeRequest(), timeout=min(limit, _QUERY_SECONDS))
         )
         _raise_refusal(reply)
-        said = reply.description
-        description = Description(said.organization, said.unit, said.public_size, said.max_rank or None)
+        received = reply.description
+        description = Description(
+            received.organization, received.unit, received.public_size, received.max_rank or None
+        )
         with _as_refusal("description"):
             description.check()
         return description
 
     def train(self, request: TrainRequest) -> Release:
-        """One round of training."""
+        """Train one round."""
         head = _head(request)
         release: Release = self._ask(
             lambda limit: _read_release(self._stub.Train(_parts(head, request.adapter), timeout=limit))
@@ -82,7 +85,7 @@ class RemoteVault:
         return release
 
     def statement(self, run: str) -> Statement:
-        """The cost of a run."""
+        """The statement of a run."""
         query = _query(run)
         reply = self._ask(lambda limit: self._stub.Statement(query, timeout=min(limit, _QUERY_SECONDS)))
         _raise_refusal(reply)
@@ -90,12 +93,12 @@ class RemoteVault:
             return Statement.from_json(reply.statement)
 
     def _ask(self, call: Any) -> Any:
-        """What a call returns; made again while the vault is away, as long as patience and deadline allow."""
-        away_since: float | None = None
+        """Make a call, and repeat it while the vault is unavailable and patience and deadline allow."""
+        unavailable_since: float | None = None
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             try:
-                return call(max(0.1, self._deadline - began))
+                return call(max(0.1, self._deadline - started))
             except grpc.RpcError as error:
                 code = error.code()
             if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -103,20 +106,21 @@ class RemoteVault:
             if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
                 raise Refused("vault-unavailable", f"no answer in time ({code.name})")
             now = time.monotonic()
-            if now - began > 2 * _CONNECT_SECONDS:
-                # It was there, and the call broke off just now.
-                away_since = now
-            elif away_since is None:
-                away_since = began
-            if now - away_since >= self._patience or now >= self._deadline:
-                raise Refused("vault-unavailable", f"the vault was away for {now - away_since:.0f} seconds")
+            if now - started > 2 * _CONNECT_SECONDS:
+                # The vault was connected, and the call has only now been interrupted.
+                unavailable_since = now
+            elif unavailable_since is None:
+                unavailable_since = started
+            unavailable = now - unavailable_since
+            if unavailable >= self._patience or now >= self._deadline:
+                raise Refused("vault-unavailable", f"the vault was unavailable for {unavailable:.0f} seconds")
             time.sleep(_RETRY_SECONDS)
 
 
 def vault_name(socket: Path) -> str | None:
-    """Whose vault answers at a socket just now; None if none does."""
+    """The name of the organization whose vault answers at a socket; None if no vault answers."""
     try:
-        with RemoteVault(socket, timeout=_TRY_SECONDS, patience=0) as vault:
+        with RemoteVault(socket, timeout=_PROBE_SECONDS, patience=0) as vault:
             return vault.describe().organization
     except Refused:
         return None
@@ -133,7 +137,7 @@ def _head(request: TrainRequest) -> pb.TrainHead:
             seen=head_text(request.seen),
         )
     except ValueError:
-        raise Refused("malformed-request", "the request's values are not of their types") from None
+        raise Refused("malformed-request", "a value of the request has the wrong type") from None
     _check_size(head)
     return head
 
@@ -142,14 +146,17 @@ def _query(run: str) -> pb.StatementRequest:
     try:
         query = pb.StatementRequest(run=run)
     except ValueError:
-        raise Refused("malformed-request", "the run's id is no text") from None
+        raise Refused("malformed-request", "the run's id is not text") from None
     _check_size(query)
     return query
 
 
 def _check_size(message: pb.TrainHead | pb.StatementRequest) -> None:
-    if message.ByteSize() > PIECE_BYTES:
-        raise Refused("malformed-request", f"the request has {message.ByteSize()} bytes beside its adapter")
+    if message.ByteSize() > CHUNK_BYTES:
+        raise Refused(
+            "malformed-request",
+            f"the request has {message.ByteSize()} bytes besides its adapter; at most {CHUNK_BYTES} are accepted",
+        )
 
 
 def _parts(head: pb.TrainHead, adapter: bytes) -> Iterator[pb.TrainPart]:
@@ -159,35 +166,35 @@ def _parts(head: pb.TrainHead, adapter: bytes) -> Iterator[pb.TrainPart]:
 
 
 def _read_release(parts: Iterator[pb.ReleasePart]) -> Release:
-    update: Assembly | None = None
+    update: Reassembly | None = None
     head: Head | None = None
     for part in parts:
         _raise_refusal(part)
         kind = part.WhichOneof("part")
         if update is None and kind == "head":
-            update = Assembly(part.head.size)
+            update = Reassembly(part.head.size)
             with _as_refusal("release"):
                 head = read_head(part.head.ledger_head)
         elif update is not None and kind == "data" and part.data:
             update.add(part.data)
         else:
-            raise Refused("vault-unavailable", "the vault's answer is no release")
+            raise Refused("vault-unavailable", "the vault's answer is not a release")
     if update is None:
-        raise Refused("vault-unavailable", "the vault gave no answer")
+        raise Refused("vault-unavailable", "the vault's answer is empty")
     return Release(update.complete(), head)
 
 
 @contextmanager
 def _as_refusal(what: str) -> Iterator[None]:
-    """An answer that cannot be read is no answer; its text stays here."""
+    """Refuse an answer that cannot be decoded; the text of the error is not passed on."""
     try:
         yield
     except ValueError:
-        raise Refused("vault-unavailable", f"the vault's answer is no {what}") from None
+        raise Refused("vault-unavailable", f"the vault's answer is not a valid {what}") from None
 
 
 def _raise_refusal(reply: Any) -> None:
     if reply.HasField("refusal"):
         code = reply.refusal.code
-        detail = printable(reply.refusal.detail, _MOST_DETAIL)
-        raise Refused(code if code in REASONS else "training-failed", detail)
+        detail = printable(reply.refusal.detail, _MAX_DETAIL)
+        raise Refused(code if is_refusal_code(code) else "training-failed", detail)

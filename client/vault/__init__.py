@@ -1,1 +1,1 @@
-"""The process with the records, without a network."""
+"""The process with the records and without network access."""

@@ -1,24 +1,27 @@
-"""What the rounds of a plan need: its model, which is verified before any spend, and the encoded records."""
+"""What the rounds of a plan need: its model, verified before any budget is spent, and the encoded records."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from client.vault.policy.organization import Organization
-from client.vault.records.anonymize import cover, open_anonymizer
+from client.vault.records.anonymize import open_anonymizer, record_transform
 from client.vault.records.units import encode
 from client.vault.training.features import FrozenUnits
 from client.vault.training.per_example import GuaranteeError
+from client.vault.training.rows import checked_rows
+from client.vault.training.rows_cache import RowsCache, rows_key
 from client.vault.training.verification import verified_precision
 from common.errors import InputError, Refused
 from common.model.model import LoraModel
 from common.plan.plan import Plan
 from common.records import Record
 from common.tasks import Task, make_task
+from common.tasks.text import device_of
 
 _log = logging.getLogger(__name__)
 
@@ -26,73 +29,80 @@ ModelLoader = Callable[[str, Plan], LoraModel]
 
 
 @dataclass
-class Prepared:
-    """What plans of one model, task and adapter need, kept from round to round and from run to run.
+class PreparedPlan:
+    """Model, task and encoded records, shared by all rounds and runs whose plans agree on model, task and adapter.
 
     Attributes:
-        model: with the plan's LoRA layers.
-        task: of the plan.
-        precision: of the model's matrix products.
+        model: the base model with the plan's LoRA layers.
+        task: the plan's task.
+        precision: number type of the model's matrix products.
+        fewer_rows: padded length → rows of a micro-batch, where fewer are needed than `vault.max_tokens` allows.
     """
 
     model: LoraModel
     task: Task
     precision: torch.dtype
+    fewer_rows: Mapping[int, int]
     _encode: Callable[[], FrozenUnits]
     _units: FrozenUnits | None = field(default=None, init=False)
 
     def units(self) -> FrozenUnits:
-        """The encoded records. They are read when this is first called: after a run was charged."""
+        """The encoded records, encoded at the first call. Call it only after the run has been charged."""
         if self._units is None:
             self._units = self._encode()
         return self._units
 
 
-class Preparation:
+class PlanPreparation:
     """Loads and verifies models, and encodes records for them.
 
     Args:
-        organization: its file.
+        organization: the organization's settings.
         records: the private records.
-        load_model: gives the base model of a folder with a plan's LoRA layers, at the organization's rank.
+        load_model: loads the base model in a folder and adds a plan's LoRA layers, at the organization's rank.
+        rows: results of the check of rows.
 
     Raises:
-        InputError: records should be anonymized, and that cannot be done here.
+        InputError: anonymization is configured but not available on this machine.
     """
 
-    def __init__(self, organization: Organization, records: list[Record], load_model: ModelLoader) -> None:
+    def __init__(
+        self, organization: Organization, records: list[Record], load_model: ModelLoader, rows: RowsCache
+    ) -> None:
         self._organization = organization
         self._records = records
         self._load_model = load_model
+        self._rows = rows
         self._anonymizer = open_anonymizer(organization)
-        self._prepared: dict[str, Prepared] = {}
+        self._cache: dict[str, PreparedPlan] = {}
 
-    def verified(self, plan: Plan, fingerprint: str) -> Prepared:
-        """The model for a plan. No record is touched.
+    def prepare(self, plan: Plan, fingerprint: str) -> PreparedPlan:
+        """Load and verify the model for a plan, or return it from the cache. No record is read.
 
         Args:
-            plan: at the organization's own rank.
-            fingerprint: of the coordinator's base model.
+            plan: the plan, at the organization's rank.
+            fingerprint: fingerprint of the coordinator's base model.
 
         Raises:
-            Refused: the model is another one or cannot be used, or its training would not train what it says.
+            Refused: the model differs from the coordinator's, cannot be used with this plan, or its per-example
+                gradients are not exact.
         """
         key = _model_key(plan)
-        prepared = self._prepared.get(key)
+        prepared = self._cache.get(key)
         if prepared is None:
             prepared = self._load(plan, fingerprint)
-            # One model at a time: what an earlier plan needed is let go.
-            self._prepared = {key: prepared}
+            # One model at a time: release the memory of an earlier plan.
+            self._cache = {key: prepared}
         _check_fingerprint(prepared.model, fingerprint)
         return prepared
 
-    def _load(self, plan: Plan, fingerprint: str) -> Prepared:
+    def _load(self, plan: Plan, fingerprint: str) -> PreparedPlan:
         folder = self._organization.model_folder(plan)
         try:
             model = self._load_model(folder, plan)
             task = make_task(plan.task, model.tokenizer)
         except InputError as error:
-            # Its text may name folders of this machine.
+            # Its text may contain paths of this machine.
             _log.error("%s", error)
             raise Refused(
                 "policy", f"model.base = {plan.model.base!r} cannot be used here with this plan"
@@ -100,20 +110,28 @@ class Preparation:
         _check_fingerprint(model, fingerprint)
         try:
             precision = verified_precision(model, task, plan)
+            fewer_rows = self._check_rows(model, task, plan, precision)
         except GuaranteeError as error:
-            # It was found on made-up examples, so that its text may leave.
+            # The verification used synthetic examples only, so the text may leave the vault.
             raise Refused("not-trainable", str(error)) from None
 
-        def encoded() -> FrozenUnits:
+        def encode_records() -> FrozenUnits:
             data, vault = self._organization.data, self._organization.vault
-            units = encode(self._records, task, data.user_field, cover(self._anonymizer, plan.task)).units
-            return FrozenUnits(task, units, vault.max_tokens, precision)
+            units = encode(
+                self._records, task, data.user_field, record_transform(self._anonymizer, plan.task)
+            ).units
+            return FrozenUnits(task, units, vault.max_tokens, precision, fewer_rows)
 
-        return Prepared(model, task, precision, encoded)
+        return PreparedPlan(model, task, precision, fewer_rows, encode_records)
+
+    def _check_rows(self, model: LoraModel, task: Task, plan: Plan, precision: torch.dtype) -> dict[int, int]:
+        most, device = self._organization.vault.max_tokens, device_of(model.module)
+        key = rows_key(model.fingerprint, _model_key(plan), device, most, precision)
+        return self._rows.get(key, lambda: checked_rows(model, task, plan, most, precision))
 
 
 def _model_key(plan: Plan) -> str:
-    """Equal for plans that can share a loaded model and encoded records."""
+    """A cache key: equal for plans that can share a loaded model and encoded records."""
     parts = (
         plan.model.model_dump_json(),
         plan.task.model_dump_json(),
@@ -121,6 +139,8 @@ def _model_key(plan: Plan) -> str:
         plan.aggregation.method,
         str(plan.training.gradient_checkpointing),
         plan.training.precision,
+        # Which rounds there are: of the head alone, and of the adapter.
+        str((plan.training.head_rounds > 0, plan.training.head_rounds < plan.training.rounds)),
     )
     return "\n".join(parts)
 
@@ -129,5 +149,6 @@ def _check_fingerprint(model: LoraModel, expected: str) -> None:
     if model.fingerprint != expected:
         raise Refused(
             "model-differs",
-            f"the coordinator's base model begins {expected[:12]!r}, ours {model.fingerprint[:12]!r}",
+            f"the coordinator's base model has fingerprint {expected[:12]!r}…, the organization's "
+            f"{model.fingerprint[:12]!r}…",
         )

@@ -1,37 +1,37 @@
-"""The tensors that cross the boundary: the adapter that a round starts from, and the update that it releases."""
+"""The tensors that cross the trust boundary: the adapter that a round starts from, and the update it releases."""
 
 from __future__ import annotations
 
 from client.vault.training.entropy import Keystream
-from common.adapter.adapter import Adapter, AdapterError, from_bytes, sent, subtract, to_wire
+from common.adapter.adapter import Adapter, AdapterError, from_bytes, round_shapes, subtract, to_wire
 from common.errors import Refused
 from common.model.model import LoraModel
 from common.plan.plan import Plan
 from common.protocol.protocol import TrainRequest
 
 
-def received(request: TrainRequest, plan: Plan, model: LoraModel) -> Adapter:
-    """The adapter of a request, decoded: what training starts from, and what its update is relative to.
+def decode_adapter(request: TrainRequest, plan: Plan, model: LoraModel) -> Adapter:
+    """Decode the adapter of a request: training starts from it, and the update is relative to it.
 
     Raises:
-        Refused: it does not hold what plan and round ask for, in the plan's number format.
+        Refused: it does not contain exactly the tensors of this plan and round, in the plan's number format.
     """
-    shapes = sent(model.trained_shapes, head_only=plan.training.is_head_alone(request.round))
+    shapes = round_shapes(model.trained_shapes, head_only=plan.training.is_head_alone(request.round))
     try:
         return from_bytes(request.adapter, shapes, plan.wire.adapter)
     except AdapterError as error:
         raise Refused("malformed-request", f"the adapter: {error}") from None
 
 
-def released(model: LoraModel, start: Adapter, plan: Plan, stream: Keystream) -> bytes:
-    """What has changed, as it is sent: post-processing of tensors that are noised already, which costs no ε.
+def encode_update(model: LoraModel, start: Adapter, plan: Plan, stream: Keystream) -> bytes:
+    """Encode the update of a round. This is post-processing of tensors that are already noised and costs no ε.
 
     Args:
-        model: after the training, whose every step was noised.
-        start: what `received` gave.
-        plan: says the number format.
-        stream: of the round, with all noise drawn. The rounding takes a branch behind the noise: it can neither
-            move the noise nor repeat a number of it.
+        model: the model after training; every step was noised.
+        start: the adapter that `decode_adapter` returned.
+        plan: the plan; it sets the number format.
+        stream: the round's keystream, after all noise has been drawn. Rounding uses a separate branch of it, which
+            can neither shift the noise nor reuse any of its random numbers.
     """
     after = model.adapter()
     update = subtract({name: after[name] for name in start}, start)

@@ -1,7 +1,7 @@
 """The vault over gRPC: `client/channel/vault.proto` on a unix socket.
 
-Threads of gRPC move bytes only; one thread of its own trains, one request at a time. Whoever asked may go away:
-the training ends, its release is stored, and the same request asked again gets it.
+gRPC's threads only transfer bytes; a dedicated thread trains, one request at a time. If the caller disconnects,
+training continues, its release is stored, and a repetition of the same request gets it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 
 import grpc
@@ -21,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from client.channel import vault_pb2 as pb
 from client.channel import vault_pb2_grpc as stubs
-from client.channel.framing import MESSAGE_LIMIT, Assembly, check_socket_path, grpc_address, split
+from client.channel.framing import MESSAGE_LIMIT, Reassembly, check_socket_path, grpc_address, split
 from client.channel.refusal import refusal_for
 from common.errors import InputError, Refused
 from common.protocol.protocol import Participant, Release, TrainRequest
@@ -30,15 +29,15 @@ from common.protocol.statement import head_text, read_head
 _log = logging.getLogger(__name__)
 
 SERVICE_NAME = "sotto.vault.v1.Vault"
-_MOST_CALLS = 8
-_MOST_PLAN_BYTES = 2**16
-_MOST_DETAIL = 500
+_MAX_CALLS = 8
+_MAX_PLAN_BYTES = 2**16
+_MAX_DETAIL = 500
 _UPLOAD_SECONDS = 300.0
 _CALLER_CHECK_SECONDS = 0.5
 
 
 class VaultService(stubs.VaultServicer):
-    """Answers for a participant; see the module's text.
+    """Serves a participant over gRPC; see the module docstring.
 
     Args:
         participant: the vault.
@@ -54,16 +53,16 @@ class VaultService(stubs.VaultServicer):
         return self._training.busy
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeReply:  # noqa: ARG002, N802
-        """Who the organization is."""
+        """The organization's public description."""
         try:
-            said = self._participant.describe()
-            description = pb.Description(
-                organization=said.organization,
-                unit=said.unit,
-                public_size=said.public_size,
-                max_rank=said.max_rank or 0,
+            description = self._participant.describe()
+            message = pb.Description(
+                organization=description.organization,
+                unit=description.unit,
+                public_size=description.public_size,
+                max_rank=description.max_rank or 0,
             )
-            return pb.DescribeReply(description=description)
+            return pb.DescribeReply(description=message)
         except Exception as error:  # gRPC would send its text to the caller
             return pb.DescribeReply(refusal=_refusal(error, "describe"))
 
@@ -80,7 +79,7 @@ class VaultService(stubs.VaultServicer):
         try:
             release = self._train(parts, context)
         except grpc.RpcError:
-            return  # the caller went away before its request was complete
+            return  # the caller disconnected before its request was complete
         except Exception as error:  # as above
             yield pb.ReleasePart(refusal=_refusal(error, "train"))
             return
@@ -88,11 +87,11 @@ class VaultService(stubs.VaultServicer):
             return
         head = pb.ReleaseHead(size=len(release.update), ledger_head=head_text(release.head))
         yield pb.ReleasePart(head=head)
-        for piece in split(release.update):
-            yield pb.ReleasePart(data=piece)
+        for chunk in split(release.update):
+            yield pb.ReleasePart(data=chunk)
 
     def _train(self, parts: Iterator[pb.TrainPart], context: grpc.ServicerContext) -> Release | None:
-        """The release; None if the caller went away, who may ask again."""
+        """The release; None if the caller disconnected. The caller may repeat the request."""
         upload_limit = threading.Timer(_UPLOAD_SECONDS, context.cancel)
         upload_limit.daemon = True
         upload_limit.start()
@@ -101,11 +100,11 @@ class VaultService(stubs.VaultServicer):
         finally:
             upload_limit.cancel()
         future = self._training.submit(request)
-        del request  # while it trains, the training thread alone holds the adapter
+        del request  # during training, only the training thread should reference the adapter
         while context.is_active():
             try:
                 return future.result(timeout=_CALLER_CHECK_SECONDS)
-            except NotYet:
+            except TimeoutError:
                 continue
         return None
 
@@ -122,7 +121,7 @@ class TrainingThread:
         self._lock = threading.Lock()
         self._current: tuple[str, Future[Release]] | None = None
         self._queue: queue.SimpleQueue[tuple[TrainRequest, Future[Release]]] = queue.SimpleQueue()
-        # A daemon: a vault that is told to stop does not wait for its training; the attempt is made again.
+        # A daemon thread: stopping the vault does not wait for training, which is repeated on the next request.
         threading.Thread(target=self._work, name="training", daemon=True).start()
 
     @property
@@ -131,7 +130,7 @@ class TrainingThread:
         return self._current is not None
 
     def submit(self, request: TrainRequest) -> Future[Release]:
-        """The release to come. A request that is being trained already is joined, not begun again.
+        """Start training and return its future. A request that is already being trained gets the existing future.
 
         Raises:
             Refused: another request is being trained.
@@ -149,7 +148,7 @@ class TrainingThread:
 
     def _work(self) -> None:
         while True:
-            # In a function of its own: nothing of a request is kept until the next one comes.
+            # A separate function: no local variable here keeps a request alive until the next one arrives.
             self._answer(*self._queue.get())
 
     def _answer(self, request: TrainRequest, future: Future[Release]) -> None:
@@ -157,9 +156,11 @@ class TrainingThread:
         refusal: Refused | None = None
         try:
             release = self._participant.train(request)
-        except BaseException as error:  # a panic in a Rust library is no Exception, and must not end this thread
+        except (
+            BaseException
+        ) as error:  # a panic in a Rust extension is not an Exception, and must not end this thread
             refusal = refusal_for(error, "train")
-        # Before the answer: whoever has it may ask for the next round at once.
+        # Before the answer: its receiver may request the next round immediately.
         with self._lock:
             self._current = None
         if release is not None:
@@ -170,68 +171,71 @@ class TrainingThread:
 
 def _read_request(parts: Iterator[pb.TrainPart]) -> TrainRequest:
     head: pb.TrainHead | None = None
-    adapter = Assembly(0)
+    adapter = Reassembly(0)
     for part in parts:
         kind = part.WhichOneof("part")
         if head is None and kind == "head":
             head = part.head
-            if len(head.plan) > _MOST_PLAN_BYTES:
-                raise Refused("malformed-request", f"a plan has at most {_MOST_PLAN_BYTES} bytes")
-            adapter = Assembly(head.adapter_size)
+            if len(head.plan) > _MAX_PLAN_BYTES:
+                raise Refused(
+                    "malformed-request",
+                    f"the plan has {len(head.plan)} bytes; at most {_MAX_PLAN_BYTES} are accepted",
+                )
+            adapter = Reassembly(head.adapter_size)
         elif head is not None and kind == "data" and part.data:
             adapter.add(part.data)
         else:
-            raise Refused("malformed-request", "the parts should be one head and then data")
+            raise Refused("malformed-request", "the parts should be one head followed by data")
     if head is None:
         raise Refused("malformed-request", "the request is empty")
     try:
         seen = read_head(head.seen)
     except ValueError:
-        raise Refused("malformed-request", "the ledger head that came back cannot be read") from None
+        raise Refused("malformed-request", "the ledger head in the request cannot be read") from None
     return TrainRequest(head.run, head.round, head.plan, head.fingerprint, adapter.complete(), seen)
 
 
 def _refusal(error: Exception, task: str) -> pb.Refusal:
     refusal = refusal_for(error, task)
-    # A request's own words may stand in the detail: half a surrogate pair, a name of many megabytes.
-    return pb.Refusal(code=refusal.code, detail=refusal.detail[:_MOST_DETAIL].encode(errors="replace").decode())
+    # The detail may quote text from the request: an unpaired surrogate, a name of many megabytes.
+    return pb.Refusal(code=refusal.code, detail=refusal.detail[:_MAX_DETAIL].encode(errors="replace").decode())
 
 
 class VaultServer:
-    """A vault that listens on its socket. The caller holds the locks of ledger and socket.
+    """gRPC server of a vault on its socket. The caller must hold the locks of ledger and socket.
 
     Args:
         participant: the vault.
-        socket: where to listen. What a killed vault left there is replaced.
-        group: a group of the system that may connect; None for the vault's own user alone.
+        socket: where to listen. A socket left by a killed vault is replaced.
+        group: a system group that may connect; None for the vault's user only.
 
     Raises:
-        InputError: the path is too long, or the group or the folder is not as it should be.
+        InputError: the path is not valid for a socket, the group does not exist, or the folder is not usable.
     """
 
     def __init__(self, participant: Participant, socket: Path, group: str | None = None) -> None:
         self._service = VaultService(participant)
         self._health = health.HealthServicer()
         self._server = grpc.server(
-            ThreadPoolExecutor(max_workers=_MOST_CALLS, thread_name_prefix="socket"),
+            ThreadPoolExecutor(max_workers=_MAX_CALLS, thread_name_prefix="socket"),
             options=MESSAGE_LIMIT,
-            maximum_concurrent_rpcs=_MOST_CALLS,
+            maximum_concurrent_rpcs=_MAX_CALLS,
         )
         stubs.add_VaultServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _bind(self._server, socket, group)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start answering."""
         self._server.start()
         for name in ("", SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self) -> bool:
-        """Answer no more.
+        """Stop answering.
 
         Returns:
-            False if a training is cut off, whose thread then still runs.
+            False if training is still running in its thread.
         """
         self._health.enter_graceful_shutdown()
         self._server.stop(grace=0.5).wait()
@@ -239,52 +243,52 @@ class VaultServer:
 
 
 def make_socket_folder(socket: Path, group: str | None) -> None:
-    """Make the socket's folder, if it is missing, for the vault's own user; the group may only pass through.
+    """Create the socket's folder, if it is missing, for the vault's user; the group gets search permission only.
 
     Raises:
-        InputError: it cannot be made, or the system has no such group.
+        InputError: the folder cannot be created, or the system has no such group.
     """
-    number = group_number(group)
+    gid = group_id(group)
     try:
         socket.parent.mkdir(mode=0o700, parents=True)
-        if number is not None:
-            os.chown(socket.parent, -1, number)
+        if gid is not None:
+            os.chown(socket.parent, -1, gid)
             socket.parent.chmod(0o710)
     except FileExistsError:
         return
     except OSError as error:
-        raise InputError(f"vault.socket = {socket}: its folder cannot be made: {error}") from None
+        raise InputError(f"vault.socket = {socket}: its folder cannot be created: {error}") from None
 
 
-def group_number(group: str | None) -> int | None:
-    """The number of a group of the system; None for none.
+def group_id(group: str | None) -> int | None:
+    """The id of a system group; None for no group.
 
     Raises:
         InputError: the system has no such group.
     """
     try:
         return None if group is None else grp.getgrnam(group).gr_gid
-    except (KeyError, ValueError):  # a zero byte is a ValueError
+    except (KeyError, ValueError):  # a null byte raises ValueError
         raise InputError(f"vault.group = {group!r}: the system has no such group") from None
 
 
 def _bind(server: grpc.Server, socket: Path, group: str | None) -> None:
     check_socket_path(socket)
     make_socket_folder(socket, group)
-    number = group_number(group)
+    gid = group_id(group)
     try:
         if socket.is_socket():
             socket.unlink()
         if socket.exists():
-            raise InputError(f"vault.socket = {socket}: is a file; it should be a new path")
-        # Nobody can connect between the bind and the change of the mode.
-        before = os.umask(0o177)
+            raise InputError(f"vault.socket = {socket}: exists and is not a socket; it should be a new path")
+        # With this umask no other user can connect between bind and chmod.
+        previous = os.umask(0o177)
         try:
             server.add_insecure_port(grpc_address(socket))
         finally:
-            os.umask(before)
-        if number is not None:
-            os.chown(socket, -1, number)
+            os.umask(previous)
+        if gid is not None:
+            os.chown(socket, -1, gid)
             socket.chmod(0o660)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"vault.socket = {socket}: cannot be made: {error}") from None
+        raise InputError(f"vault.socket = {socket}: cannot be created: {error}") from None

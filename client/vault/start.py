@@ -1,4 +1,4 @@
-"""`sotto vault start`: opens one organization's records and answers on its socket until it is told to end."""
+"""`sotto vault start`: opens one organization's records and answers on its socket until it is terminated."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from client.vault.records.anonymize import check_fields
 from client.vault.records.units import group_by_user, load_records
 from client.vault.service import VaultServer, make_socket_folder
 from client.vault.training.entropy import Entropy
+from client.vault.training.exact import MOST_UNITS
 from client.vault.vault import Vault
 from common.errors import InputError
 from common.keys.statement_key import StatementKey
@@ -32,49 +33,50 @@ _POLL_SECONDS = 0.1
 _log = logging.getLogger(__name__)
 
 
-def serve_vault(organization: Organization, entropy: Entropy, ready: Callable[[str], None]) -> None:
-    """Answer for an organization until SIGTERM or SIGINT; then end at once, also in the middle of a training.
+def serve_vault(organization: Organization, entropy: Entropy, report: Callable[[str], None]) -> None:
+    """Answer for an organization until SIGTERM or SIGINT; then exit at once, even during training.
 
-    A training that is cut off has released nothing; it is made again under the same reservation.
+    Interrupted training has released nothing; it is repeated under the same reservation.
 
     Args:
-        organization: its file.
-        entropy: where keystreams come from. Only tests pass anything but `SystemEntropy`.
-        ready: told in one line when the vault answers.
+        organization: the organization's settings.
+        entropy: the source of keystreams. Only tests pass anything but `SystemEntropy`.
+        report: called with one line when the vault is ready.
 
     Raises:
-        InputError: something that the organization's file names is not as it should be; nothing is spent.
+        InputError: a setting of the organization is wrong; nothing is spent.
     """
-    # Not an event: a handler that sets one waits for ever if it interrupts its own thread inside `wait`. And not a
-    # queue: a signal that comes between two looks at it is heard when the next one comes.
-    told: list[int] = []
+    # A list, polled below. A threading.Event could deadlock: `set` in a signal handler blocks for ever if the
+    # handler interrupted its own thread inside `wait`. A blocking queue could miss a signal until the next one.
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda which, _: told.append(which))
+        signal.signal(number, lambda received, _: signals.append(received))
     section = organization.vault
     socket = check_socket_path(organization.path(section.socket))
     ledger_path = organization.path(section.ledger)
     make_socket_folder(socket, section.group)
-    with _held(ledger_path, "vault.ledger"), _held(socket, "vault.socket"):
-        vault, held = _open_vault(organization, ledger_path, entropy)
+    with _locked(ledger_path, "vault.ledger"), _locked(socket, "vault.socket"):
+        vault, summary = _open_vault(organization, ledger_path, entropy)
         server = VaultServer(vault, socket, section.group)
         server.start()
-        ready(f"{organization.name}: the vault answers at {socket} for {held}")
-        while not told:
+        report(f"{organization.name}: the vault answers at {socket} for {summary}")
+        while not signals:
             time.sleep(_POLL_SECONDS)
         if not server.stop():
-            _log.warning("a training is cut off; it was charged already and is made again when it is asked for")
+            _log.warning("training is interrupted; it is already charged, and is repeated at the next request")
             logging.shutdown()
-            # The training thread cannot be interrupted, and nothing that it holds is worth keeping.
+            # The training thread cannot be interrupted, and holds nothing that must be kept.
             os._exit(0)
 
 
 def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy) -> tuple[Vault, str]:
     device = open_device(organization.vault.device)
     for name in organization.models:
-        listed_folder(organization, name)
+        base_model_folder(organization, name)
     records = [record for _, record in load_records(organization)]
-    held = held_records(records, organization)
+    summary = record_summary(records, organization)
     check_fields(organization, records)
+    check_count(records, organization)
     ledger = Ledger(
         ledger_path,
         organization.name,
@@ -86,14 +88,14 @@ def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy)
     vault = Vault(
         organization, records, ledger, lambda folder, plan: LoraModel(folder, plan, device), entropy, boundary
     )
-    return vault, held
+    return vault, summary
 
 
-def listed_folder(organization: Organization, name: str) -> Path:
-    """The folder of a listed base model, if it looks like one.
+def base_model_folder(organization: Organization, name: str) -> Path:
+    """The folder of a listed base model.
 
     Raises:
-        InputError: it does not.
+        InputError: it does not contain a model.
     """
     folder = organization.path(organization.models[name])
     if not (folder / "config.json").is_file():
@@ -104,8 +106,27 @@ def listed_folder(organization: Organization, name: str) -> Path:
     return folder
 
 
-def held_records(records: list[Record], organization: Organization) -> str:
-    """What is held, for the operator's own terminal. A misspelt field would otherwise train nobody, at full ε.
+def check_count(records: list[Record], organization: Organization) -> None:
+    """Refuse more units than a sum of 64-bit integers can hold.
+
+    Raises:
+        InputError: there are more.
+    """
+    field = organization.data.user_field
+    if len(records) <= MOST_UNITS:
+        return
+    count = len(records) if field is None else len(group_by_user(records, field))
+    if count > MOST_UNITS:
+        raise InputError(
+            f"data.train = {organization.data.train!r}: {count} {organization.data.unit}s; a vault takes at most "
+            f"{MOST_UNITS}"
+        )
+
+
+def record_summary(records: list[Record], organization: Organization) -> str:
+    """Describe the number of records and users, for the operator's own terminal.
+
+    A misspelt field is an error: otherwise every run would train on no record, at its full cost in ε.
 
     Raises:
         InputError: no record has a user.
@@ -118,32 +139,34 @@ def held_records(records: list[Record], organization: Organization) -> str:
         raise InputError(
             f"data.user_field = {field!r}: none of the {len(records)} records has such a field (a text or integer)"
         )
-    nobody = len(records) - sum(map(len, users))
-    return f"{len(records)} records of {len(users)} users" + (f" ({nobody} belong to no user)" if nobody else "")
+    without_user = len(records) - sum(map(len, users))
+    return f"{len(records)} records of {len(users)} users" + (
+        f" ({without_user} belong to no user)" if without_user else ""
+    )
 
 
 @contextmanager
-def _held(path: Path, key: str) -> Iterator[None]:
+def _locked(path: Path, key: str) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(exclusive(path))
         except Held as held:
-            raise InputError(f"{key} = {path}: another vault, process {held.holder}, holds it") from None
-        except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError
-            raise InputError(f"{key} = {path}: cannot be made: {error}") from None
-        # Outside of the `try`: an error of what is done meanwhile may hold a record.
+            raise InputError(f"{key} = {path}: in use by another vault, process {held.holder}") from None
+        except (OSError, RuntimeError) as error:  # a symlink loop is a RuntimeError
+            raise InputError(f"{key} = {path}: cannot be created: {error}") from None
+        # Outside the `try`: the text of an error in the body may contain a record.
         yield
 
 
 def open_device(name: str) -> str:
-    """The device, if this machine has it.
+    """Return the device if it is available on this machine.
 
     Raises:
-        InputError: it has not.
+        InputError: it is not available.
     """
     try:
-        torch.zeros(1, device=name).item()  # `meta` is a device too, but holds no numbers
-    except Exception as error:  # each kind of device that is missing raises its own
+        torch.zeros(1, device=name).item()  # `item` also rejects the device `meta`, which stores no data
+    except Exception as error:  # the type of the error depends on the kind of device
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"vault.device = {name!r}: it should be a device of this machine: {reason}") from None
     return name

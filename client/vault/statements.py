@@ -1,4 +1,4 @@
-"""What an organization states that a run costs it."""
+"""The signed statement of what a run cost an organization."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from common.protocol.statement import Lifetime, Statement
 def make_statement(
     organization: Organization, ledger: Ledger, reservation: Reservation, boundary: str
 ) -> Statement:
-    """The statement of a run as the ledger has it, signed.
+    """Make and sign the statement of a run, from the ledger.
 
     Args:
-        organization: its file.
-        ledger: holds the reservation and the statement key.
-        reservation: of the run.
+        organization: the organization's settings.
+        ledger: the ledger, which also holds the statement key.
+        reservation: the run's reservation.
         boundary: what separates the records from the network.
     """
     cap = lifetime_cap(organization)

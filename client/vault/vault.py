@@ -1,8 +1,9 @@
 """The vault: the boundary around one organization's records.
 
-It trusts nothing in a request. In this order: read the request, answer from the ledger if the round was settled
-before, ask the policy, check that training trains, read the adapter, charge the whole run, encode the records,
-train, store the release, answer. Nothing touches a record before the charge, and no refusal depends on one.
+Nothing in a request is trusted. The steps, in this order: decode the request, answer from the ledger if the round
+was settled before, check the policy, verify the model's per-example gradients, decode the adapter, charge the
+whole run, encode the records, train, store the release, answer. No record is accessed before the charge, and no
+refusal depends on a record.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from client.vault.ledger.reservation import Reservation
 from client.vault.policy.approval import Approvals
 from client.vault.policy.organization import Organization
 from client.vault.policy.policy import lifetime_cap, run_mechanism
-from client.vault.preparation import ModelLoader, Preparation, Prepared
-from client.vault.release import received, released
+from client.vault.preparation import ModelLoader, PlanPreparation, PreparedPlan
+from client.vault.release import decode_adapter, encode_update
 from client.vault.statements import make_statement
 from client.vault.training.dp_sgd import Step, train
 from client.vault.training.entropy import Entropy
 from client.vault.training.optimizer import make_optimizer
+from client.vault.training.rows_cache import RowsCache
 from common.adapter.adapter import Adapter
 from common.errors import InputError, Refused
 from common.plan.plan import Plan
@@ -33,18 +35,18 @@ _log = logging.getLogger(__name__)
 
 
 class Vault:
-    """Guards the records of one organization; see the module's text.
+    """Holds the records of one organization; see the module docstring.
 
     Args:
-        organization: its file: policy, public numbers.
+        organization: the organization's settings: policy and public numbers.
         records: the private records.
-        ledger: its ledger; the vault is the only writer.
-        load_model: gives the base model of a folder with a plan's LoRA layers, at the organization's rank.
-        entropy: where keystreams come from. Only simulations and tests pass anything but `SystemEntropy`.
-        boundary: what separates the records from the network, as the statements say it.
+        ledger: the organization's ledger; the vault is its only writer.
+        load_model: loads the base model in a folder and adds a plan's LoRA layers, at the organization's rank.
+        entropy: the source of keystreams. Only simulations and tests pass anything but `SystemEntropy`.
+        boundary: what separates the records from the network, as recorded in statements.
 
     Raises:
-        InputError: records should be anonymized, and that cannot be done here.
+        InputError: anonymization is configured but not available on this machine.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class Vault:
         self._ledger = ledger
         self._entropy = entropy
         self._boundary = boundary
-        self._preparation = Preparation(organization, records, load_model)
+        self._preparation = PlanPreparation(
+            organization, records, load_model, RowsCache(ledger.path.with_name("rows.json"))
+        )
 
     def describe(self) -> Description:
         """Name, unit, public size and largest rank."""
@@ -69,11 +73,11 @@ class Vault:
     def train(self, request: TrainRequest) -> Release:
         """Train one round and release the noised update.
 
-        The same request again gets the stored release, and costs nothing.
+        A repeated request gets the stored release and costs nothing.
 
         Raises:
             Refused: with a reason code of `common.protocol.protocol.REASONS`; nothing was released.
-            sqlite3.Error: the ledger cannot be written, on a full disk for instance; nothing was released.
+            sqlite3.Error: the ledger cannot be written, for example on a full disk; nothing was released.
         """
         plan = self._read_plan(request)
         self._ledger.check_seen(request.seen)
@@ -82,22 +86,22 @@ class Vault:
             return Release(stored, self._ledger.head)
         self._check_approved(request, plan)
         reservation = self._reservation(request, plan)
-        prepared = self._preparation.verified(self._organization.own_plan(plan), request.fingerprint)
-        adapter = received(request, plan, prepared.model)
-        # A run keeps the mechanism that it was charged for, also if the policy has changed since.
+        prepared = self._preparation.prepare(self._organization.local_plan(plan), request.fingerprint)
+        adapter = decode_adapter(request, plan, prepared.model)
+        # A run keeps the mechanism that it was charged for, even if the policy has changed since.
         charged = self._ledger.reserve(reservation, lifetime_cap(self._organization))
         try:
             update = self._train(plan, charged, prepared, adapter, request)
         except Exception as error:
-            # Whatever it is, its text goes nowhere, not even into the log: it may hold values of records.
+            # The text of the error goes nowhere, not even into the log: it may contain values of records.
             _log.error("round %d of %s failed: %s", request.round, request.run, failure(error))
             raise Refused("training-failed", f"round {request.round} of {request.run}") from None
         self._ledger.settle(request.run, request.round, request.digest(), plan.training.local_steps, update)
-        _log.info("round %d of %s is trained; %d bytes may leave", request.round, request.run, len(update))
+        _log.info("round %d of %s is trained; releasing %d bytes", request.round, request.run, len(update))
         return Release(update, self._ledger.head)
 
     def statement(self, run: str) -> Statement:
-        """What a run costs this organization, from the ledger.
+        """What a run cost this organization, from the ledger.
 
         Raises:
             Refused: the run was never reserved here.
@@ -108,7 +112,7 @@ class Vault:
         return make_statement(self._organization, self._ledger, reservation, self._boundary)
 
     def _check_approved(self, request: TrainRequest, plan: Plan) -> None:
-        """A run that was charged goes on, also when the approval of its plan was taken back."""
+        """Refuse a new run of an unapproved plan. A charged run continues even if the approval is withdrawn."""
         policy = self._organization.policy
         if policy.plans == "any-within-policy" or self._ledger.find(request.run) is not None:
             return
@@ -125,7 +129,7 @@ class Vault:
                 "malformed-request", f"round = {request.round}; the plan has {plan.training.rounds} rounds"
             )
         if not 1 <= len(request.run) <= 80 or not request.run.isascii() or not request.run.isprintable():
-            raise Refused("malformed-request", "the run's id should be at most 80 printable characters")
+            raise Refused("malformed-request", "the run's id should be 1 to 80 printable ASCII characters")
         return plan
 
     def _reservation(self, request: TrainRequest, plan: Plan) -> Reservation:
@@ -141,9 +145,9 @@ class Vault:
         )
 
     def _train(
-        self, plan: Plan, charged: Reservation, prepared: Prepared, adapter: Adapter, request: TrainRequest
+        self, plan: Plan, charged: Reservation, prepared: PreparedPlan, adapter: Adapter, request: TrainRequest
     ) -> bytes:
-        """The noised update as it is released."""
+        """Train the round; returns the noised update as it is released."""
         model = prepared.model
         model.load(adapter)
         head_only = plan.training.is_head_alone(request.round)
@@ -156,6 +160,7 @@ class Vault:
             examples_per_unit=plan.privacy.records_per_user,
             max_tokens=self._organization.vault.max_tokens,
             precision=prepared.precision,
+            fewer_rows=prepared.fewer_rows,
         )
         stream = self._entropy.stream(self._organization.name, request.run, request.round)
         train(
@@ -168,4 +173,4 @@ class Vault:
             make_optimizer(plan, parameters, request.round),
             stream,
         )
-        return released(model, adapter, plan, stream)
+        return encode_update(model, adapter, plan, stream)

@@ -1,7 +1,7 @@
 """The adapter: LoRA tensors and those of a head by name, as plain arrays, and as safetensors bytes.
 
-Names of LoRA tensors are PEFT's own, as in `adapter_model.safetensors`; a head's begin with "head.". Nothing here
-knows a model, Flower or a file.
+LoRA tensors have PEFT's names, as in `adapter_model.safetensors`; those of a head start with "head.". Nothing here
+depends on a model, on Flower or on files.
 """
 
 from __future__ import annotations
@@ -24,31 +24,32 @@ from common.untrusted import read_json
 Adapter = dict[str, npt.NDArray[np.float32]]
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Above every LoRA adapter that one device can train under differential privacy.
+# Larger than any LoRA adapter that one device can train with differential privacy.
 MOST_BYTES = 2**30
-# What the header of a safetensors file says of a tensor beside its name.
+# Characters per tensor in the header of a safetensors file, besides its name.
 _ENTRY_CHARACTERS = 256
-# Numpy's types by the names that safetensors gives them; numpy itself has no bfloat16.
+# Numpy's types and their names in safetensors; numpy itself has no bfloat16.
 _DTYPES = {"<f4": "F32", "<u2": "BF16", "<i1": "I8", "<u1": "U8"}
 
 
 class AdapterError(ValueError):
-    """Bytes that are not the adapter they should be. The text holds names and shapes, never values."""
+    """Bytes that are not the expected adapter. The text contains names and shapes, never values."""
 
 
 def to_bytes(adapter: Adapter) -> bytes:
-    """Safetensors bytes; equal adapters have equal bytes, and the size depends on names and shapes only."""
+    """Serialize as safetensors; equal adapters give equal bytes, and the size depends on names and shapes only."""
     data: bytes = write_safetensors({name: np.ascontiguousarray(adapter[name]) for name in sorted(adapter)})
     return data
 
 
 def to_wire(adapter: Adapter, number_format: NumberFormat, rounding: Uniforms) -> bytes:
-    """An adapter or an update as it travels: safetensors bytes, whose size depends on names and shapes only.
+    """Serialize for the wire as safetensors bytes, whose size depends on names and shapes only.
 
     Args:
-        adapter: float32 tensors. Numbers that are not finite give bytes that `from_bytes` refuses, never an error.
-        number_format: how the numbers are sent; as float32 it is `to_bytes`.
-        rounding: decides the stochastic rounding; of float32, nothing is rounded and nothing drawn.
+        adapter: float32 tensors of an adapter or an update. Numbers that are not finite give bytes that
+            `from_bytes` refuses, never an error.
+        number_format: the format of the numbers; with float32, the same as `to_bytes`.
+        rounding: random numbers for the stochastic rounding; with float32, none are drawn.
     """
     if number_format == "float32":
         return to_bytes(adapter)
@@ -58,36 +59,38 @@ def to_wire(adapter: Adapter, number_format: NumberFormat, rounding: Uniforms) -
 
 
 def from_bytes(data: bytes, shapes: Shapes, number_format: NumberFormat = "float32") -> Adapter:
-    """Read an adapter that came from outside.
+    """Parse an adapter from an untrusted source.
 
     Args:
-        data: safetensors bytes, as `to_wire` makes them.
+        data: safetensors bytes, as from `to_wire`.
         shapes: the exact names and shapes that it must have.
-        number_format: how its numbers must have been sent.
+        number_format: the format that its numbers must have.
 
     Returns:
         Finite float32 tensors.
 
     Raises:
-        AdapterError: not safetensors, of another format, or `check` fails.
+        AdapterError: not safetensors, another number format, or `check` fails.
     """
     if number_format != "float32":
         return _from_parts(data, shapes, number_format)
     _check_header(data, shapes)
     try:
         adapter: Adapter = read_safetensors(data)
-    except Exception as error:  # the parser raises errors of several libraries; each means the same here
+    except Exception as error:  # the parser raises errors of several libraries; all mean the same here
         raise AdapterError(f"not a safetensors file ({type(error).__name__})") from None
     check(adapter, shapes)
     return adapter
 
 
 def _check_header(data: bytes, shapes: Shapes) -> None:
-    """Refuse what announces another size before anything of that size is allocated."""
+    """Refuse another announced size before anything of that size is allocated."""
     payload = 4 * sum(math.prod(shape) for shape in shapes.values())
     length = int.from_bytes(data[:8], "little")
     if len(data) != 8 + length + payload:
-        raise AdapterError(f"{len(data)} bytes with a header of {length}; {payload} bytes of tensors were due")
+        raise AdapterError(
+            f"{len(data)} bytes with a header of {length}; {payload} bytes of tensors were expected"
+        )
     most = _ENTRY_CHARACTERS * (1 + len(shapes)) + sum(len(name.encode()) for name in shapes)
     try:
         header: Any = read_json(data[8 : 8 + length], most)
@@ -99,7 +102,7 @@ def _check_header(data: bytes, shapes: Shapes) -> None:
 
 
 def _header_of_parts(shapes: Shapes, number_format: Fewer) -> bytes:
-    """All that stands before the numbers in a format of fewer bits: the parts, a digest of names and shapes."""
+    """The header of a compressed format: the parts, and a digest of the tensors' names and shapes."""
     named = json.dumps([[name, list(shapes[name])] for name in sorted(shapes)])
     entries: dict[str, Any] = {"__metadata__": {"tensors": hashlib.sha256(named.encode()).hexdigest()}}
     end = 0
@@ -107,16 +110,16 @@ def _header_of_parts(shapes: Shapes, number_format: Fewer) -> bytes:
         start, end = end, end + np.dtype(kind).itemsize * count
         entries[part] = {"dtype": _DTYPES[kind], "shape": [count], "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that every part begins where its type may
+    text += b" " * (-len(text) % 8)  # so that every part is aligned for its type
     return len(text).to_bytes(8, "little") + text
 
 
 def _from_parts(data: bytes, shapes: Shapes, number_format: Fewer) -> Adapter:
-    """Nothing of the header is parsed: there is one, and it is known before."""
+    """Parse a compressed format. The header is not parsed: there is only one valid header, and it is known."""
     header, expected = _header_of_parts(shapes, number_format), layout(shapes, number_format)
-    due = len(header) + sum(np.dtype(kind).itemsize * count for kind, count in expected.values())
-    if len(data) != due:
-        raise AdapterError(f"{len(data)} bytes; as {number_format} there should be {due}")
+    size = len(header) + sum(np.dtype(kind).itemsize * count for kind, count in expected.values())
+    if len(data) != size:
+        raise AdapterError(f"{len(data)} bytes; as {number_format} there should be {size}")
     if not data.startswith(header):
         raise AdapterError(f"the header is not that of these tensors as {number_format}")
     parts, start = {}, len(header)
@@ -132,7 +135,7 @@ def _from_parts(data: bytes, shapes: Shapes, number_format: Fewer) -> Adapter:
 
 
 def check(adapter: Mapping[str, npt.NDArray[Any]], shapes: Shapes) -> None:
-    """Make sure of the exact names, shapes, type float32, and finite values.
+    """Check names, shapes, the type float32, and that all values are finite.
 
     Raises:
         AdapterError: the first difference.
@@ -154,8 +157,8 @@ def check(adapter: Mapping[str, npt.NDArray[Any]], shapes: Shapes) -> None:
 def initial(shapes: Shapes, seed: int) -> Adapter:
     """The adapter before any training: A uniform in ±1/√fan_in (PEFT's default), B and a head zero.
 
-    Philox keyed by the seed and the tensor's name draws the same A for everybody, whatever machine, device or
-    version of torch, so that a shared A never has to be sent.
+    Philox, keyed by the seed and the tensor's name, draws the same A on every machine and device and with every
+    version of torch, so a shared A never has to be sent.
 
     Args:
         shapes: A is (rank, fan_in), B is (fan_out, rank).
@@ -173,7 +176,7 @@ def initial(shapes: Shapes, seed: int) -> Adapter:
 
 
 def is_a(name: str) -> bool:
-    """Whether a tensor is an A matrix, the half that is drawn at random.
+    """Whether a tensor is an A matrix, which is initialized at random.
 
     >>> is_a("layers.0.q_proj.lora_A.weight"), is_a("layers.0.q_proj.lora_B.weight")
     (True, False)
@@ -182,7 +185,7 @@ def is_a(name: str) -> bool:
 
 
 def is_lora(name: str) -> bool:
-    """Whether a tensor is one of a LoRA layer; else it is one of the head.
+    """Whether a tensor belongs to a LoRA layer; otherwise it belongs to the head.
 
     >>> is_lora("layers.0.q_proj.lora_B.weight"), is_lora("head.weight")
     (True, False)
@@ -190,46 +193,48 @@ def is_lora(name: str) -> bool:
     return ".lora_" in name
 
 
-def trained(shapes: Shapes, method: str) -> dict[str, tuple[int, ...]]:
-    """The tensors that an aggregation method trains and sends: all, but for "ffa" without A.
+def trainable_shapes(shapes: Shapes, method: str) -> dict[str, tuple[int, ...]]:
+    """The tensors that an aggregation method trains and sends: all, or all except A for "ffa".
 
     >>> shapes = {"q.lora_A.weight": (2, 8), "q.lora_B.weight": (8, 2)}
-    >>> trained(shapes, "ffa"), len(trained(shapes, "fedavg"))
+    >>> trainable_shapes(shapes, "ffa"), len(trainable_shapes(shapes, "fedavg"))
     ({'q.lora_B.weight': (8, 2)}, 2)
     """
     return {name: shape for name, shape in shapes.items() if method != "ffa" or not is_a(name)}
 
 
-def sent(trained_shapes: Shapes, *, head_only: bool) -> dict[str, tuple[int, ...]]:
-    """The tensors that travel in a round, down and up: those that it changes.
+def round_shapes(trained_shapes: Shapes, *, head_only: bool) -> dict[str, tuple[int, ...]]:
+    """The tensors that are sent in a round, in both directions: those that the round changes.
 
     Args:
-        trained_shapes: all that the plan trains.
-        head_only: whether the round trains the head alone. Such rounds are a run's first: the LoRA layers are
-            still as `initial` draws them, and everybody has them.
+        trained_shapes: all tensors that the plan trains.
+        head_only: whether the round trains the head alone. These are a run's first rounds: the LoRA layers still
+            have the values of `initial`, which everyone can compute.
     """
     return {name: shape for name, shape in trained_shapes.items() if not (head_only and is_lora(name))}
 
 
 def at_rank(shapes: Shapes, rank: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of an organization that trains at a rank; a head's are the same for all.
+    """The shapes for an organization that trains at a rank; those of a head do not depend on it.
 
     >>> at_rank({"q.lora_A.weight": (4, 8), "q.lora_B.weight": (6, 4)}, 2)
     {'q.lora_A.weight': (2, 8), 'q.lora_B.weight': (6, 2)}
     """
 
-    def own(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def resized(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         if not is_lora(name):
             return shape
         return (rank, shape[1]) if is_a(name) else (shape[0], rank)
 
-    return {name: own(name, shape) for name, shape in shapes.items()}
+    return {name: resized(name, shape) for name, shape in shapes.items()}
 
 
-def cut(adapter: Adapter, rank: int) -> Adapter:
-    """The first rows of A and columns of B, sorted by weight in the aggregation of products; a head as it is.
+def truncate_rank(adapter: Adapter, rank: int) -> Adapter:
+    """Keep the first rows of A and columns of B, which the aggregation of products sorts by weight.
 
-    >>> {name: tensor.shape for name, tensor in cut({"q.lora_A.weight": np.zeros((4, 8))}, 2).items()}
+    A head is unchanged.
+
+    >>> {name: tensor.shape for name, tensor in truncate_rank({"q.lora_A.weight": np.zeros((4, 8))}, 2).items()}
     {'q.lora_A.weight': (2, 8)}
     """
     lora = {name: tensor for name, tensor in adapter.items() if is_lora(name)}

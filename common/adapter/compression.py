@@ -1,11 +1,11 @@
-"""Named tensors as few bits: what is sent of an adapter or an update in a number format other than float32.
+"""Compress named tensors: how an adapter or an update is sent in a number format other than float32.
 
-The numbers of all tensors stand one after another, by name, after the scales of all, if there are any. Names and
-shapes are not repeated: whoever reads knows them from the plan and the base model, and spelt out they would take
-as many bytes as the numbers of a small adapter.
+The scales of all tensors, if there are any, come first, then the numbers of all tensors, in order of their names.
+Names and shapes are not sent: the recipient knows them from the plan and the base model, and they would take as
+many bytes as the numbers of a small adapter.
 
-What is sent is a function of the tensors and of the numbers that decide the rounding (`rounding.py`); how much
-is sent is a function of the shapes alone.
+The content is a function of the tensors and of the random numbers for the rounding (`rounding.py`); the size is a
+function of the shapes alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LEVELS = {"int8": 127, "int4": 7}
 
 
 def layout(shapes: Mapping[str, tuple[int, ...]], number_format: Fewer) -> dict[str, tuple[str, int]]:
-    """What the tensors become: for each part, in order, numpy's name of its type and how many numbers it has.
+    """The parts of compressed tensors, in order: for each, numpy's name of its type and its length.
 
     >>> layout({"q.lora_A.weight": (2, 8)}, "int4")
     {'scales': ('<f4', 2), 'int4': ('<u1', 8)}
@@ -52,12 +52,12 @@ def layout(shapes: Mapping[str, tuple[int, ...]], number_format: Fewer) -> dict[
 
 
 def compress(tensors: Mapping[str, Floats], number_format: Fewer, rounding: Uniforms) -> Parts:
-    """The tensors, stochastically rounded.
+    """Round tensors stochastically and pack them.
 
     Args:
-        tensors: of any shapes; numbers that are not finite give parts that `expand` makes such numbers of.
-        number_format: what to make of them.
-        rounding: one number is drawn for each of the tensors', in the order of the names.
+        tensors: of any shapes; numbers that are not finite give parts that `expand` turns back into such numbers.
+        number_format: the target format.
+        rounding: one uniform number is drawn for each number, in order of the tensors' names.
 
     Returns:
         Arrays of the types and sizes of `layout`.
@@ -74,22 +74,22 @@ def compress(tensors: Mapping[str, Floats], number_format: Fewer, rounding: Unif
 def expand(
     parts: Mapping[str, npt.NDArray[Any]], shapes: Mapping[str, tuple[int, ...]], number_format: Fewer
 ) -> dict[str, Floats]:
-    """The inverse of `compress`, but for what was rounded.
+    """The inverse of `compress`, up to rounding.
 
     Args:
-        parts: of the types and sizes of `layout`; they may come from outside.
+        parts: arrays of the types and sizes of `layout`; their content may be untrusted.
         shapes: of the tensors.
-        number_format: what was made of them.
+        number_format: the format of the parts.
 
     Returns:
         Tensors that need not be finite.
 
     Raises:
-        ValueError: no rounding gives such parts.
+        ValueError: the parts cannot result from `compress`.
     """
     if number_format == "bfloat16":
         numbers = from_bfloat16(parts[number_format])
-        return {name: own.reshape(shapes[name]) for name, own in _split(numbers, shapes)}
+        return {name: values.reshape(shapes[name]) for name, values in _split(numbers, shapes)}
     count = sum(math.prod(shape) for shape in shapes.values())
     steps = parts[number_format] if number_format == "int8" else unpack(parts[number_format], count)
     scales, levels = parts[_SCALES], _LEVELS[number_format]
@@ -99,10 +99,10 @@ def expand(
         raise ValueError("a scale is negative")
     tensors = {}
     start = 0
-    for name, own in _split(steps, shapes):
-        many, length = channels(shapes[name])
-        tensors[name] = dequantize(own.reshape(many, length), scales[start : start + many], shapes[name])
-        start += many
+    for name, values in _split(steps, shapes):
+        rows, length = channels(shapes[name])
+        tensors[name] = dequantize(values.reshape(rows, length), scales[start : start + rows], shapes[name])
+        start += rows
     return tensors
 
 

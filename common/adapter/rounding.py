@@ -1,13 +1,13 @@
-"""Numbers in fewer bits: pure functions on numpy arrays, which know no names.
+"""Numbers in fewer bits: pure functions on numpy arrays.
 
-Rounding is stochastic: a number between two that can be sent becomes the one or the other, with the odds that make
-it right on average (QSGD, Alistarh et al. 2017, https://arxiv.org/abs/1610.02132, section 3.1). So the mean over
-organizations and rounds is not shifted, as it would be if small updates were all rounded to the nearest, zero. A
-number that can be sent as it is stays as it is.
+Rounding is stochastic and unbiased: a number between two representable numbers is rounded to one of them, with
+probabilities that preserve its expected value (QSGD, Alistarh et al. 2017, https://arxiv.org/abs/1610.02132,
+section 3.1). The mean over organizations and rounds is therefore unbiased; with rounding to nearest, small updates
+would all become zero. Representable numbers are unchanged.
 
-int8 and int4 have one float32 scale a channel and are symmetric: −127 … 127 and −7 … 7 steps of it. A channel runs
-along the longer side of a matrix: a row of A, a column of B, one of the rank's components each. Along the shorter
-side of B, a scale would serve no more numbers than the rank, and take as many bytes as they do.
+int8 and int4 have one float32 scale per channel and are symmetric: −127 … 127 and −7 … 7 steps of the scale. A
+channel runs along the longer side of a matrix: a row of A or a column of B, one component of the rank each. Along
+the shorter side of B, a scale would serve only as many numbers as the rank, and take as many bytes as these.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _LARGEST_BFLOAT16 = 0x7F7F
 
 
 class Uniforms(Protocol):
-    """Where the odds of rounding come from."""
+    """Source of the random numbers for stochastic rounding."""
 
     def uniforms(self, count: int) -> npt.NDArray[np.float64]:
         """Independent float64 numbers, uniform between 0 and 1."""
 
 
 class PublicUniforms:
-    """The same numbers for everybody who knows what they are for, in every version of numpy.
+    """Reproducible public random numbers: a function of their purpose alone, in every version of numpy.
 
     Args:
-        purpose: other numbers for another one.
+        purpose: the seed; each purpose has its own numbers.
     """
 
     def __init__(self, *purpose: str | int) -> None:
@@ -51,7 +51,7 @@ class PublicUniforms:
 
 
 def channels(shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many channels a tensor has, and how many numbers each; a vector is one channel.
+    """The number of channels of a tensor and the length of each; a vector is one channel.
 
     >>> channels((16, 8)), channels((16,))
     ((8, 16), (1, 16))
@@ -62,16 +62,16 @@ def channels(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def quantize(tensor: Floats, levels: int, rounding: Uniforms) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Whole steps of a scale that each channel has for itself, the least that reaches its largest number.
+    """Round to whole steps of a scale per channel, the smallest that covers the channel's largest number.
 
     Args:
         tensor: of any shape.
-        levels: the steps reach from −levels to levels.
-        rounding: one number is drawn for each of the tensor's.
+        levels: the steps range from −levels to levels.
+        rounding: one uniform number is drawn for each number of the tensor.
 
     Returns:
         Steps of shape (channels, length) and scales of shape (channels,). A channel of zeros has the scale zero;
-        one that is not finite has the scale NaN, so that whoever reads it refuses it.
+        one that is not finite has the scale NaN, so that the recipient refuses it.
     """
     matrix = _by_channel(tensor).astype(np.float64)
     scales = _scales(np.abs(matrix).max(axis=1, initial=0.0), levels)
@@ -79,13 +79,13 @@ def quantize(tensor: Floats, levels: int, rounding: Uniforms) -> tuple[npt.NDArr
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         exact = np.where(usable, matrix / scales[:, None].astype(np.float64), 0.0)
     below = np.floor(exact)
-    # The last few numbers of float32 would need a scale that reaches beyond it: they are cut by less than a step.
+    # The largest numbers of float32 would need a scale outside float32: they are clipped by less than a step.
     steps = (below + (_draws(rounding, exact) < exact - below)).clip(-levels, levels)
     return steps.astype(np.int8), scales
 
 
 def dequantize(steps: npt.NDArray[np.int8], scales: Floats, shape: tuple[int, ...]) -> Floats:
-    """The tensor that steps and scales stand for; not finite where a scale is not.
+    """The tensor that steps and scales represent; not finite where a scale is not.
 
     Args:
         steps: of shape (channels, length).
@@ -109,7 +109,7 @@ def pack(steps: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
 
 
 def unpack(packed: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.int8]:
-    """The inverse of `pack` for so many numbers.
+    """The inverse of `pack` for `count` numbers.
 
     Raises:
         ValueError: the odd last half is not zero.
@@ -124,22 +124,22 @@ def unpack(packed: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.int8]:
 
 
 def to_bfloat16(tensor: Floats, rounding: Uniforms) -> npt.NDArray[np.uint16]:
-    """The upper halves of float32 numbers, as bfloat16 stores them; those beyond its largest become that.
+    """Round float32 to bfloat16, stored as the upper half of its bits; larger numbers become the largest bfloat16.
 
     Args:
         tensor: of any shape.
-        rounding: one number is drawn for each of the tensor's.
+        rounding: one uniform number is drawn for each number of the tensor.
     """
     bits = np.ascontiguousarray(tensor).view(np.uint32)
     upper = (bits >> 16).astype(np.uint16)
-    # Within an exponent the numbers are evenly spaced, and the next exponent goes on where they end.
+    # Numbers with the same exponent are evenly spaced, and adding 1 at the last carries into the next exponent.
     share = (bits & 0xFFFF) / 65536.0
     up = (_draws(rounding, tensor) < share) & ((upper & 0x7FFF) < _LARGEST_BFLOAT16)
     return upper + up.astype(np.uint16)
 
 
 def from_bfloat16(upper: npt.NDArray[np.uint16]) -> Floats:
-    """The float32 numbers that bfloat16 numbers are."""
+    """Expand bfloat16 numbers to float32, exactly."""
     return (upper.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -150,7 +150,7 @@ def _by_channel(tensor: Floats) -> Floats:
 
 
 def _scales(largest: npt.NDArray[np.float64], levels: int) -> Floats:
-    """The least float32 scales whose `levels` steps reach these numbers, as far as float32 reaches."""
+    """The smallest float32 scales whose `levels` steps cover these numbers, within the range of float32."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         scales = (largest / levels).astype(np.float32)
     short = scales.astype(np.float64) * levels < largest

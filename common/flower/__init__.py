@@ -1,1 +1,1 @@
-"""What both sides say and do in Flower."""
+"""Flower messages, app bundle and patches, for both sides."""

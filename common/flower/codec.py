@@ -1,6 +1,6 @@
-"""The wire: what `common.protocol.protocol` says, as the content of Flower messages, and back.
+"""Convert the types of `common.protocol.protocol` to the content of Flower messages and back.
 
-An adapter travels as safetensors bytes inside one Flower array, untouched. Whatever cannot be unpacked is a
+An adapter is sent as safetensors bytes inside one Flower array, unchanged. Content that cannot be unpacked raises
 `MessageError`; nothing is ever unpickled.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from common.adapter.adapter import Adapter, Shapes, from_bytes, to_bytes
-from common.errors import Refused
-from common.protocol.protocol import REASONS, Description, Release, TrainRequest
+from common.errors import Refused, is_refusal_code
+from common.protocol.protocol import Description, Release, TrainRequest
 from common.protocol.statement import Head, Statement, head_text, read_head
 from common.untrusted import printable
 
@@ -26,7 +26,7 @@ _MOST_DETAIL = 500
 
 
 class MessageError(ValueError):
-    """A message that is not what it should be; the text holds nothing of its content."""
+    """A malformed message; the text contains nothing of its content."""
 
 
 def pack_train(request: TrainRequest) -> RecordDict:
@@ -73,12 +73,12 @@ def unpack_release(content: RecordDict) -> Release:
     _raise_refusal(content)
     head = _values(content, {"answer": str, "head": str}, {_BODY})
     if head["answer"] != "release":
-        raise MessageError("the message is no release")
+        raise MessageError("the message is not a release")
     return Release(_bytes(content), _ledger_head(head["head"]))
 
 
 def pack_query(run: str = "") -> RecordDict:
-    """A describe query, or a statement query about a run."""
+    """A query for the description, or for the statement about a run."""
     return RecordDict({_HEAD: ConfigRecord({"run": run})})
 
 
@@ -120,7 +120,7 @@ def pack_refusal(refusal: Refused) -> RecordDict:
 
 
 def payload_size(content: RecordDict) -> int:
-    """Bytes of everything in a message's content that grows: arrays, byte strings and texts."""
+    """Bytes of everything of variable size in a message's content: arrays, byte strings and texts."""
     size = 0
     for record in content.values():
         if isinstance(record, ArrayRecord):
@@ -145,7 +145,7 @@ def array_bytes(arrays: ArrayRecord) -> bytes:
     if set(arrays) != {_KEY}:
         raise MessageError("the message holds no adapter")
     array = arrays[_KEY]
-    # Flower takes what JSON gives for a shape: 3.0 and True would be equal to integers.
+    # Flower accepts any JSON value in a shape: 3.0 and True would compare equal to integers.
     shape = list(array.shape) if isinstance(array.shape, list | tuple) else []
     if (array.dtype, array.stype, shape) != ("uint8", "safetensors", [len(array.data)]) or type(
         shape[0]
@@ -165,14 +165,16 @@ def _raise_refusal(content: RecordDict) -> None:
     if "refused" in _head(content):
         head = _values(content, {"refused": str, "detail": str})
         code = head["refused"]
-        raise Refused(code if code in REASONS else "training-failed", printable(head["detail"], _MOST_DETAIL))
+        raise Refused(
+            code if is_refusal_code(code) else "training-failed", printable(head["detail"], _MOST_DETAIL)
+        )
 
 
 def _head(content: RecordDict) -> ConfigRecord:
-    """The record of a message's head; an empty one if there is none.
+    """The head of a message; an empty record if it has none.
 
-    Records are asked for one by one: Flower's `config_records` and `array_records` are views that refer to
-    themselves, so that a message's arrays would stay in memory until the collector comes by.
+    Records are looked up by name: Flower's `config_records` and `array_records` are views with reference cycles,
+    which would keep a message's arrays in memory until the garbage collector runs.
     """
     head = content.get(_HEAD)
     return head if isinstance(head, ConfigRecord) else ConfigRecord()
@@ -192,7 +194,7 @@ def _bytes(content: RecordDict) -> bytes:
 def _values(
     content: RecordDict, kinds: Mapping[str, type], beside: frozenset[str] | set[str] = frozenset()
 ) -> Any:
-    """The values of a message's head: these keys, of exactly these types, and no record but those beside it."""
+    """The values of a message's head: exactly these keys and types, and no record besides those in `beside`."""
     head = _head(content)
     for key, kind in kinds.items():
         if type(head.get(key)) is not kind:

@@ -1,7 +1,8 @@
-"""The one Flower app (FAB) that Sotto ships: it holds no code, and is the same bytes for every plan.
+"""The Flower app bundle (FAB) that Sotto ships: it contains no code, and its bytes are the same for every plan.
 
-Code in a FAB would run beside the network connection of every organization, and win over installed code. So the
-coordinator ships a `pyproject.toml` that points at installed modules, and an organization refuses any other.
+Code in a FAB would run in the organization's process with the network, and take precedence over installed code. So
+the coordinator ships only a `pyproject.toml` that points at installed modules, and an organization refuses any
+other.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ APP_FILES: dict[str, bytes | Path] = {"pyproject.toml": _PYPROJECT.encode()}
 _FILES = {*APP_FILES, ".info/CONTENT"}
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MOST_BYTES = 2**16
-# Of a file inside. The time that a TOML parser takes grows with the square of a key's length.
+# For each file inside. The parsing time of TOML grows with the square of a key's length.
 _MOST_FILE_BYTES = 2**13
 
 
 def check_app(content: bytes, digest: str) -> None:
-    """Accept a FAB only if it holds no code and names installed components; nothing is unpacked to disk.
+    """Accept a FAB only if it contains no code and names installed components; nothing is unpacked to disk.
 
     Args:
         content: the FAB's bytes, as the coordinator sent them.
@@ -73,7 +74,7 @@ def check_app(content: bytes, digest: str) -> None:
                 raise Refused("app-not-allowed", f"the app holds {len(others)} other files; code is never taken")
             if len(set(names)) != len(names):
                 raise Refused("app-not-allowed", "the app holds a file twice")
-            # Of the other compressions, zipfile would unpack more than it was asked for.
+            # With other compressions, zipfile can unpack more than the announced size.
             if any(
                 entry.file_size > _MOST_FILE_BYTES or entry.compress_type not in _COMPRESSIONS for entry in entries
             ):
@@ -82,7 +83,7 @@ def check_app(content: bytes, digest: str) -> None:
         components = settings["tool"]["flwr"]["app"]["components"]
     except Refused:
         raise
-    except Exception:  # the parsers of zip, deflate and TOML raise errors of many kinds; each means the same here
+    except Exception:  # the parsers of zip, deflate and TOML raise many types of error; all mean the same here
         raise Refused("app-not-allowed", "the app cannot be read") from None
     if components != COMPONENTS:
         raise Refused("app-not-allowed", "the app's components are not those installed with Sotto")

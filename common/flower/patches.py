@@ -1,7 +1,7 @@
-"""Flower's pace: it looks for what is not there yet a second later at the earliest. Sotto looks sooner.
+"""Patches of Flower: shorter polling intervals, and a bound on the size of arrays.
 
-This file, `runtime.py` and `pace.py` of `client/relay`, and `nodes.py`, `superexec.py` and `database.py` (by the
-tables of Flower's database) of `server/superlink` alone lean on private names of flwr, and so on one version.
+Only this file, `runtime.py` and `pace.py` of `client/relay`, and `nodes.py`, `superexec.py` and `database.py` (the
+tables of Flower's database) of `server/superlink` depend on private names of flwr, and so on one version.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ VERSION = "1.41.0"
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
-# What Flower writes of an array of a gibibyte, beside its pieces, is a hundredth of this.
+# For an array of a gibibyte, Flower's own metadata besides the pieces takes a hundredth of this.
 _MOST_LIST_BYTES = 2**16
 
 
 def pull_sooner(module: ModuleType, name: str) -> None:
-    """Let a module of flwr ask again within 50 ms, then 100, …, for the parts of a message that is still arriving.
+    """Make a module of flwr poll after 50 ms, then 100 ms, …, for the parts of a message that is still arriving.
 
-    With another version of flwr nothing is changed, and rounds take seconds longer.
+    Flower waits a second at least. With another version of flwr nothing is changed, and rounds take seconds
+    longer.
 
     Args:
-        module: it calls the function below.
+        module: the module that calls the function.
         name: `pull_objects` of flwr, or a function that passes its keywords on to it.
     """
     if package_version == VERSION:
@@ -43,12 +44,12 @@ def pull_sooner(module: ModuleType, name: str) -> None:
 
 
 def bound_arrays() -> None:
-    """Let Flower put no array together that would be larger than any adapter.
+    """Make Flower refuse to assemble an array that is larger than any adapter.
 
-    An array comes as pieces and a list of them, in which a piece may stand again and again: a few megabytes would
-    fill any memory.
+    An array arrives as pieces and a list of them in which a piece may be repeated: a few megabytes could otherwise
+    exhaust the memory.
     """
-    setattr(Array, "inflate", functools.partial(_inflate, Array.inflate))  # noqa: B010 - it is a method to mypy
+    setattr(Array, "inflate", functools.partial(_inflate, Array.inflate))  # noqa: B010 - mypy refuses to assign to a method
 
 
 def _inflate(inflate: Any, content: bytes, children: Any = None) -> Any:

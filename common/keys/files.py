@@ -1,4 +1,4 @@
-"""Key files: private halves that only their owner may read, public halves as a line in the format of OpenSSH."""
+"""Key files: private keys that only their owner may read, public keys as a line in OpenSSH format."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def write_private(path: Path, key: PrivateKey, form: serialization.PrivateFormat
     """Write a private key to a new file that only its owner can read.
 
     Raises:
-        FileExistsError: there is such a file; it is left as it is.
+        FileExistsError: the file exists; it is not changed.
         OSError: it cannot be written.
     """
     write_new(path, key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()), 0o600)
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that does not exist yet.
+    """Write a new file.
 
     Raises:
-        FileExistsError: it does; it is left as it is.
+        FileExistsError: the file exists; it is not changed.
         OSError: it cannot be written.
     """
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -41,10 +41,10 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
 
 
 def read_private(path: Path) -> object:
-    """The private key in a file, of whatever kind it is.
+    """Read a private key of any type.
 
     Raises:
-        InputError: it is not there, is none, or others may read it.
+        InputError: the file does not exist, is not a private key, or can be read by others.
     """
     try:
         data = path.read_bytes()
@@ -53,7 +53,7 @@ def read_private(path: Path) -> object:
         load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
         key = load(data, password=None)
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no key; make it with: sotto client keys {path.parent}") from None
+        raise InputError(f"{path}: there is no key; create it with: sotto client keys {path.parent}") from None
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InputError(f"{path}: not a private key: {error}") from None
     if mode:
@@ -62,10 +62,10 @@ def read_private(path: Path) -> object:
 
 
 def read_public_line(path: Path) -> object:
-    """The public key in a file of one OpenSSH line, of whatever kind it is.
+    """Read a public key of any type from a file with one OpenSSH line.
 
     Raises:
-        InputError: it is not there or is none.
+        InputError: the file does not exist or is not a public key.
     """
     try:
         return serialization.load_ssh_public_key(path.read_bytes())
@@ -76,11 +76,11 @@ def read_public_line(path: Path) -> object:
 
 
 def openssh_line(key: PublicKey, name: str) -> str:
-    """A public key as a line in the format of OpenSSH.
+    """Format a public key as a line in OpenSSH format.
 
     Args:
-        key: the public half.
-        name: the line's comment.
+        key: the public key.
+        name: the comment of the line.
     """
     line = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
     return f"{line} {name}\n"

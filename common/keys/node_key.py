@@ -1,7 +1,7 @@
-"""The node key: with it an organization's relay shows the server who it is, at every request.
+"""The node key, with which an organization's relay authenticates every request to the server.
 
-An ECDSA key on P-384, as Flower's SuperNode authentication wants it. A request carries the public key, the time,
-and a signature over the time, in Flower's own headers; TLS keeps others from reading and repeating them.
+It is an ECDSA key on P-384, as Flower's SuperNode authentication requires. A request contains the public key, the
+time, and a signature over the time, in Flower's own headers; TLS prevents others from reading and replaying them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from common.keys.files import fingerprint, openssh_line, read_private, read_publ
 PUBLIC_KEY_HEADER = "flwr-public-key"
 TIMESTAMP_HEADER = "flwr-timestamp"
 SIGNATURE_HEADER = "flwr-signature"
-# Sotto's own: the number of the node, on an answer that refuses its sign-on.
+# Sotto's own header: the id of the node, in a response that refuses its registration.
 NODE_HEADER = "sotto-node"
-# Flower accepts a time that is so many seconds old, and so many in the future.
+# Flower accepts timestamps up to this many seconds in the past and in the future.
 MOST_SECONDS_OLD = 305.0
 MOST_SECONDS_AHEAD = 5.0
 
@@ -34,7 +34,7 @@ _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
 
 class NotSigned(Exception):
-    """A request does not prove which node it is from.
+    """A request does not prove which node sent it.
 
     Attributes:
         reason: "signature" or "clock".
@@ -46,7 +46,7 @@ class NotSigned(Exception):
 
 
 class NodePublicKey:
-    """The public half of a node key; equal to another with the same numbers."""
+    """The public half of a node key; comparable by value."""
 
     def __init__(self, key: ec.EllipticCurvePublicKey) -> None:
         if not isinstance(key.curve, ec.SECP384R1):
@@ -56,10 +56,10 @@ class NodePublicKey:
 
     @classmethod
     def read(cls, path: Path) -> NodePublicKey:
-        """The key in a file of one OpenSSH line.
+        """Read the key from a file with one OpenSSH line.
 
         Raises:
-            InputError: it is not there or is no ECDSA public key on P-384.
+            InputError: the file does not exist or is not an ECDSA public key on P-384.
         """
         key = read_public_line(path)
         try:
@@ -67,14 +67,16 @@ class NodePublicKey:
                 return cls(key)
         except ValueError:
             pass
-        raise InputError(f"{path}: not an ECDSA public key on P-384, as nodes have; `sotto client keys` makes one")
+        raise InputError(
+            f"{path}: not an ECDSA public key on P-384, as node keys are; `sotto client keys` creates one"
+        )
 
     @classmethod
     def from_pem(cls, pem: bytes) -> NodePublicKey:
-        """The key as Flower sends it.
+        """Parse the key as Flower sends it.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not an elliptic-curve key on P-384.
         """
         try:
             key = serialization.load_pem_public_key(pem)
@@ -92,15 +94,15 @@ class NodePublicKey:
 
     @property
     def fingerprint(self) -> str:
-        """As `ssh-keygen -lf` prints it."""
+        """The fingerprint, as `ssh-keygen -lf` prints it."""
         return fingerprint(self._key)
 
     def line(self, name: str) -> str:
-        """A line in the format of OpenSSH."""
+        """The key as a line in OpenSSH format."""
         return openssh_line(self._key, name)
 
     def has_signed(self, message: bytes, signature: bytes) -> bool:
-        """Whether a signature over a message was made with the private half."""
+        """Whether the private half made a signature over a message."""
         try:
             self._key.verify(signature, message, _ALGORITHM)
         except InvalidSignature:
@@ -109,26 +111,28 @@ class NodePublicKey:
 
 
 class NodeKey:
-    """An organization's private node key; its relay has it, its vault does not need it."""
+    """An organization's private node key. Its relay has it; its vault does not need it."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
 
     @classmethod
     def generate(cls) -> NodeKey:
-        """A new key from the operating system's randomness."""
+        """Generate a key from the operating system's randomness."""
         return cls(ec.generate_private_key(ec.SECP384R1()))
 
     @classmethod
     def read(cls, path: Path) -> NodeKey:
-        """The key in a file.
+        """Read the key from a file.
 
         Raises:
-            InputError: it is not there, is no such key, or others may read it.
+            InputError: the file does not exist, is not such a key, or can be read by others.
         """
         key = read_private(path)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-            raise InputError(f"{path}: not an ECDSA key on P-384; make one with: sotto client keys {path.parent}")
+            raise InputError(
+                f"{path}: not an ECDSA key on P-384; create one with: sotto client keys {path.parent}"
+            )
         return cls(key)
 
     def write(self, path: Path) -> None:
@@ -141,7 +145,7 @@ class NodeKey:
         return NodePublicKey(self._key.public_key())
 
     def headers(self) -> dict[str, str]:
-        """The headers of a request that is sent now."""
+        """The authentication headers of a request that is sent now."""
         now = datetime.now(UTC).isoformat()
         return {
             PUBLIC_KEY_HEADER: base64.b64encode(self.public.pem).decode(),
@@ -151,10 +155,10 @@ class NodeKey:
 
 
 def signer(headers: Mapping[str, str]) -> NodePublicKey:
-    """The key that signed the headers of a request just now.
+    """Verify the headers of a request and return the key that signed them.
 
     Raises:
-        NotSigned: nobody did, or not just now.
+        NotSigned: the signature is not valid, or its time is too far from now.
     """
     try:
         values = [headers[name] for name in (PUBLIC_KEY_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER)]

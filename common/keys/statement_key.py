@@ -1,6 +1,6 @@
-"""Signatures of an organization: Ed25519 (RFC 8032, https://www.rfc-editor.org/rfc/rfc8032) over canonical bytes.
+"""An organization's signatures: Ed25519 (RFC 8032, https://www.rfc-editor.org/rfc/rfc8032) over canonical bytes.
 
-What is signed begins with a line that says what it is, so that no signature can be taken for one of another kind.
+The signed bytes start with a line that names their type, so that a signature cannot be reused for another type.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class StatementKey:
 
     @classmethod
     def generate(cls) -> StatementKey:
-        """A new key from the operating system's randomness."""
+        """Generate a key from the operating system's randomness."""
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
     def read(cls, path: Path) -> StatementKey:
-        """The key in a file.
+        """Read the key from a file.
 
         Raises:
-            InputError: it is not there, is no such key, or others may read it.
+            InputError: the file does not exist, is not such a key, or can be read by others.
         """
         key = read_private(path)
         if not isinstance(key, Ed25519PrivateKey):
-            raise InputError(f"{path}: not an Ed25519 key; make one with: sotto client keys {path.parent}")
+            raise InputError(f"{path}: not an Ed25519 key; create one with: sotto client keys {path.parent}")
         return cls(key)
 
     def write(self, path: Path) -> None:
@@ -51,14 +51,14 @@ class StatementKey:
         return _hex(self._key.public_key())
 
     def sign(self, message: bytes) -> str:
-        """A signature, as 128 hexadecimal digits."""
+        """Sign a message. Returns 128 hexadecimal digits."""
         return self._key.sign(message).hex()
 
 
 def is_signed(message: bytes, signature: str, public: str) -> bool:
-    """Whether a signature over a message was made with the private half of a public key.
+    """Whether the private half of a public key made a signature over a message.
 
-    Both are lower-case hexadecimal digits and nothing else: what is signed has one spelling.
+    Signature and key must be lower-case hexadecimal digits: other spellings are not accepted.
 
     >>> key = StatementKey.generate()
     >>> signature = key.sign(b"message")
@@ -76,18 +76,18 @@ def is_signed(message: bytes, signature: str, public: str) -> bool:
 
 
 def signable(kind: str, values: dict[str, Any]) -> bytes:
-    """The bytes that are signed for a table of values: a line with their kind, then JSON with sorted keys."""
+    """The bytes to sign for a table of values: a line with their type, then JSON with sorted keys."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return f"sotto {kind}\n{text}".encode()
 
 
 def public_line(public: str, name: str) -> str:
-    """A public key as a line in the format of OpenSSH."""
+    """Format a public key as a line in OpenSSH format."""
     return openssh_line(Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)), name)
 
 
 def key_fingerprint(public: str) -> str:
-    """The fingerprint of a public key, as `ssh-keygen -lf NAME.pub` prints it; empty if it is no key."""
+    """The fingerprint of a public key, as `ssh-keygen -lf NAME.pub` prints it; empty if it is not a key."""
     try:
         return fingerprint(Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)))
     except ValueError:
@@ -95,10 +95,10 @@ def key_fingerprint(public: str) -> str:
 
 
 def read_public(path: Path) -> str:
-    """The public key in a file of one OpenSSH line, as 64 hexadecimal digits.
+    """Read a public key from a file with one OpenSSH line. Returns 64 hexadecimal digits.
 
     Raises:
-        InputError: it is not there or is no Ed25519 public key.
+        InputError: the file does not exist or is not an Ed25519 public key.
     """
     key = read_public_line(path)
     if not isinstance(key, Ed25519PublicKey):
@@ -107,10 +107,10 @@ def read_public(path: Path) -> str:
 
 
 def read_keys(folder: Path) -> dict[str, str]:
-    """Organization → its public key, of every file NAME.pub in a folder.
+    """Read every file NAME.pub in a folder: organization → its public key.
 
     Raises:
-        InputError: a file is no Ed25519 public key.
+        InputError: a file is not an Ed25519 public key.
     """
     return {path.stem: read_public(path) for path in sorted(folder.glob("*.pub"))}
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from common.adapter.adapter import Adapter, Shapes, initial, is_lora, trained
+from common.adapter.adapter import Adapter, Shapes, initial, is_lora, trainable_shapes
 from common.errors import InputError
 from common.model.base import fingerprint, load_base
 from common.model.heads import HEAD, HeadedModel, is_causal
@@ -73,7 +73,7 @@ class LoraModel:
             named = self.module.head.named_parameters()
             self._parameters |= {HEAD + name: parameter for name, parameter in named}
         self.shapes: Shapes = {name: tuple(self._parameters[name].shape) for name in sorted(self._parameters)}
-        self.trained_shapes = trained(self.shapes, plan.aggregation.method)
+        self.trained_shapes = trainable_shapes(self.shapes, plan.aggregation.method)
         self._initial = initial(self.shapes, plan.lora.seed)
         self.load({})
         self.trained_parameters()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def candidates(precision: str, device: torch.device) -> tuple[torch.dtype, ...]:
@@ -23,3 +27,22 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     """Autocast (https://docs.pytorch.org/docs/stable/amp.html) of the forward passes within; none for float32."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+@contextmanager
+def repeatable_kernels(device: torch.device) -> Iterator[None]:
+    """Kernels of a GPU that round the same way each time: none that add by atomic operations.
+
+    Of attention, PyTorch's own is used: of the fused kernels some add in any order
+    (https://docs.pytorch.org/docs/stable/notes/randomness.html). On a CPU nothing has to be changed.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,4 +1,4 @@
-"""The plan's sections that concern the coordinator alone: no organization does anything else because of them."""
+"""The plan's sections for the coordinator alone: they do not affect what an organization does."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Evaluation(Section):
     every: Count = 1
     """Rounds between two evaluations."""
     patience: Count | None = Field(default=None, examples=[5])
-    """The run ends after so many evaluations in a row without a better headline metric of the task; its result is
-    the adapter of the best evaluation, not the last. It gives back no ε: all rounds are charged before the first
-    one and stay charged. Needs `data`."""
+    """The run stops early after this many evaluations in a row without a better headline metric of the task; its
+    result is the adapter of the best evaluation, not the last. This refunds no ε: all rounds are charged before
+    the first and stay charged. Needs `data`."""
     prompts: list[str] = []
-    """Prompts to be answered before and after the run."""
+    """Prompts that the model completes before and after the run."""
 
     @model_validator(mode="after")
     def _patience_has_data(self) -> Evaluation:
@@ -32,24 +32,24 @@ class Evaluation(Section):
 
 
 class Simulation(Section):
-    """Read by `sotto simulate` only: one public file is dealt to simulated organizations."""
+    """Read by `sotto simulate` only: one public file is divided among simulated organizations."""
 
     data: str | None = Field(default=None, examples=["records.jsonl"])
     """Records of all simulated organizations: .jsonl, .csv or .parquet."""
     partition: Literal["iid", "dirichlet", "field"] = "iid"
-    """iid: at random. dirichlet: by the values of `field`, unevenly. field: one organization a value."""
+    """iid: at random. dirichlet: unevenly, by the values of `field`. field: one organization per value."""
     field: str | None = None
     """The record field for "dirichlet" and "field"."""
     user_field: str | None = Field(default=None, min_length=1, examples=["user"])
-    """The record field that names the user (text or integer): with privacy.unit = "user", and only then. All
-    records of a user are dealt to one organization; "dirichlet" goes by the field of the user's first record."""
+    """The record field that names the user (text or integer); only with privacy.unit = "user". All
+    records of a user go to one organization; "dirichlet" uses the field of the user's first record."""
     organizations: Count = 4
-    """How many, for "iid" and "dirichlet"."""
+    """The number of organizations, for "iid" and "dirichlet"."""
     alpha: float = Field(default=0.5, gt=0)
-    """Concentration of the Dirichlet distribution; small is uneven."""
+    """Concentration of the Dirichlet distribution; smaller is more uneven."""
     ranks: list[Annotated[int, Field(ge=1, le=MOST_RANK)]] = Field(default=[], examples=[[4, 8, 16]])
-    """The largest rank of each organization, in their order, over and over; with lora.min_rank. Empty: any."""
+    """The largest rank of each organization, in order and repeated; needs lora.min_rank. Empty: no limit."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Of the partition."""
+    """Seed of the partition."""
     noise_seed: int | None = Field(default=None, ge=0, lt=2**63, examples=[0])
-    """Makes sampling and noise repeatable, for tests. Whoever knows the seed can take the noise off."""
+    """Makes sampling and noise repeatable, for tests. Anyone who knows the seed can remove the noise."""

@@ -1,4 +1,4 @@
-"""The plan's section on the LoRA layers, and at which rank an organization takes part."""
+"""The plan's section on the LoRA layers, and the rank of each organization."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class Lora(Section):
     rank: int = Field(default=8, ge=1, le=MOST_RANK)
     """Rank of every adapted layer."""
     min_rank: int | None = Field(default=None, ge=1, le=MOST_RANK, examples=[4])
-    """Organizations may train at a smaller rank of their own, down to this one: the largest that their
+    """Organizations may train at a smaller rank, down to this: the largest that their
     `vault.max_rank` allows. Needs aggregation.method = "svd" or "stack". If it is missing, all train at `rank`."""
     alpha: float = Field(default=16.0, gt=0)
-    """The update is scaled by alpha / rank, for everybody by the rank that stands here."""
+    """The update is scaled by alpha / rank, with the `rank` of the plan for all organizations."""
     rslora: bool = False
     """Scale by alpha / √rank instead, which keeps large ranks learning (Kalajdzievski 2023,
     https://arxiv.org/abs/2312.03732)."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     """Layers to adapt: "all-linear" (all but the output layer), or a list of names."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Draws the initial A matrices, the same for everybody; public. B starts at zero."""
+    """Seed of the initial A matrices, the same for all organizations; public. B starts at zero."""
 
     def own_rank(self, most: int | None) -> int:
-        """The rank at which an organization would take part, allowed or not.
+        """The rank at which an organization would train, whether or not the plan allows it.
 
         Args:
-            most: the largest that it trains; None for any.
+            most: the largest rank that it trains; None for no limit.
         """
         return self.rank if most is None else min(self.rank, most)
 
@@ -42,7 +42,7 @@ class Lora(Section):
         """Why an organization cannot take part; None if it can.
 
         Args:
-            most: the largest rank that it trains; None for any.
+            most: the largest rank that it trains; None for no limit.
         """
         rank = self.own_rank(most)
         if rank >= (self.min_rank or self.rank):
@@ -52,14 +52,14 @@ class Lora(Section):
         return f"rank {rank}; it should be at least lora.min_rank = {self.min_rank}"
 
     def at_rank(self, rank: int) -> Lora:
-        """The same layers at another rank, and with the same scale: products B·A of all ranks can be compared."""
+        """The same layers at another rank with the same scale, so that products B·A are comparable."""
         share = rank / self.rank
         return self.model_copy(
             update={"rank": rank, "alpha": self.alpha * (math.sqrt(share) if self.rslora else share)}
         )
 
     @model_validator(mode="after")
-    def _least_is_not_above(self) -> Lora:
+    def _min_rank_is_at_most_rank(self) -> Lora:
         if self.min_rank is not None and self.min_rank > self.rank:
             raise ValueError(f"min_rank = {self.min_rank} should be at most rank = {self.rank}")
         return self

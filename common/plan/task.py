@@ -12,7 +12,7 @@ from common.settings import Section
 Kind = Literal["causal-lm", "chat", "classification", "question-answering", "seq2seq"]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 
-# The keys that a kind of task may have beside `kind` and `max_length`, and those of them that it must have.
+# The keys that a kind of task allows besides `kind` and `max_length`, and those of them that it requires.
 _KEYS: dict[str, tuple[set[str], set[str]]] = {
     "causal-lm": ({"template", "response"}, {"template"}),
     "chat": ({"template", "response"}, set()),
@@ -30,43 +30,44 @@ _DEFAULTS = {
 
 
 class TaskSection(Section):
-    """How a record becomes an example, and what its loss is."""
+    """How a record becomes an example, and which loss is trained."""
 
     kind: Kind = "causal-lm"
     """causal-lm: predict each next token of a text. chat: predict the assistant's turns of a dialogue.
-    classification: name the class of a text. question-answering: find the answer to a question in its context.
-    seq2seq: write a text from another one, with an encoder-decoder."""
+    classification: predict the class of a text. question-answering: find the answer to a question in its context.
+    seq2seq: generate a text from another, with an encoder-decoder."""
     max_length: int = Field(default=256, ge=2, le=1_000_000)
-    """Tokens of an example at most; what is longer is cut. question-answering looks at it in windows instead."""
+    """The most tokens of an example; longer ones are truncated. question-answering splits them into windows
+    instead."""
     template: str | None = Field(default=None, max_length=4096, examples=["{text}"])
     """The text of a record, its fields in braces; "{text}" if it is missing. chat: the user's turn of a record
-    without `messages`. seq2seq: the text to begin from. A record without one of the fields contributes nothing."""
+    without `messages`. seq2seq: the input text. A record without one of the fields contributes nothing."""
     response: str | None = Field(default=None, max_length=4096, examples=["{response}"])
-    """What is to be written after, or from, the text of `template`; then the loss is taken on it alone. chat: the
-    assistant's turn."""
+    """The text to generate from that of `template`; the loss is then computed on it alone. chat: the assistant's
+    turn."""
     labels: list[Label] | None = Field(default=None, min_length=2, max_length=10_000, examples=[["no", "yes"]])
-    """Of classification: the names of all classes. They are never looked for in the records."""
+    """For classification: the names of all classes. They are never collected from the records."""
     label_field: str | None = Field(default=None, min_length=1, examples=["label"])
-    """Of classification: the field with the class, a text or an integer; "label" if it is missing."""
+    """For classification: the field with the class, a text or an integer; "label" if it is missing."""
     other_label: str | None = Field(default=None, min_length=1, examples=["other"])
-    """Of classification: the one of `labels` that a record with any other label has, for one class against the
-    rest. If it is missing, such a record contributes nothing."""
+    """For classification: the one of `labels` that stands for every label not listed, to train one class against
+    the rest. If it is missing, a record with another label contributes nothing."""
     pooling: Literal["mean", "first", "last"] | None = Field(default=None, examples=["mean"])
-    """Of classification: the vector of a text is the mean of its tokens', or that of the first or last token. If
-    it is missing: the last for models that read from left to right, the mean for all others."""
+    """For classification: a text's vector is the mean over its tokens, or that of the first or last token. If it
+    is missing: the last for causal models, the mean for all others."""
     pooling_layers: int | None = Field(default=None, ge=1, le=1000, examples=[3])
-    """Of classification: so many of the last layers are pooled, and their vectors stand side by side (Devlin et
-    al. 2019, https://arxiv.org/abs/1810.04805, section 5.3); the last one alone if it is missing."""
+    """For classification: the number of last layers that are pooled, with their vectors concatenated (Devlin et
+    al. 2019, https://arxiv.org/abs/1810.04805, section 5.3); the last layer alone if it is missing."""
     stride: int | None = Field(default=None, ge=1, examples=[64])
-    """Of question-answering: tokens that neighbouring windows of a context share; a quarter of max_length if it is
-    missing."""
+    """For question-answering: tokens that neighbouring windows of a context share; a quarter of max_length if it
+    is missing."""
     no_answer: bool | None = Field(default=None, examples=[False])
-    """Of question-answering: whether a question may have no answer in its context."""
+    """For question-answering: whether a question may have no answer in its context."""
 
     @model_validator(mode="before")
     @classmethod
-    def _filled(cls, values: Any) -> Any:
-        """With the defaults that a kind has; chats may come without templates."""
+    def _with_defaults(cls, values: Any) -> Any:
+        """Fill in the defaults of the kind; a chat needs no template."""
         if not isinstance(values, dict):
             return values
         kind = values.get("kind", "causal-lm")
@@ -92,12 +93,12 @@ class TaskSection(Section):
 
     @field_validator("labels")
     @classmethod
-    def _differ(cls, value: list[str] | None) -> list[str] | None:
+    def _labels_are_distinct(cls, value: list[str] | None) -> list[str] | None:
         for label in value or []:
             if label != label.strip():
                 raise ValueError(f"{label!r} should not begin or end with a space")
         if value is not None and len(set(value)) < len(value):
-            raise ValueError(f"{next(label for label in value if value.count(label) > 1)!r} stands there twice")
+            raise ValueError(f"{next(label for label in value if value.count(label) > 1)!r} occurs twice")
         return value
 
     @model_validator(mode="after")
@@ -120,24 +121,24 @@ class TaskSection(Section):
     @property
     def fields(self) -> list[str]:
         """The fields that a record must have, in the order in which they are used."""
-        own = {
+        fixed = {
             "chat": ["messages"] if self.template is None else [],
             "question-answering": ["question", "context"],
         }
         templates = (self.template or "") + (self.response or "")
         used = [name for _, name, _, _ in string.Formatter().parse(templates) if name]
         used += [self.label_field] if self.label_field else []
-        return list(dict.fromkeys(own.get(self.kind, []) + used))
+        return list(dict.fromkeys(fixed.get(self.kind, []) + used))
 
     @property
     def headline(self) -> tuple[str, bool]:
-        """The metric that says most about the task, and whether more of it is better."""
+        """The main metric of the task, and whether higher is better."""
         best = {"classification": ("accuracy", True), "question-answering": ("f1", True)}
         return best.get(self.kind, ("perplexity", False))
 
     @property
     def head_outputs(self) -> int | None:
-        """Numbers that a head on the base model gives, for a text or for each token; None without a head."""
+        """Number of outputs of the head, for each text or each token; None without a head."""
         if self.kind == "classification":
             return len(self.labels or [])
         return 2 if self.kind == "question-answering" else None

@@ -1,1 +1,1 @@
-"""Mechanisms, their ε, the lifetime's privacy filter, calibration of noise."""
+"""Mechanisms and their ε, the privacy filter for the lifetime budget, and the calibration of noise."""

@@ -1,7 +1,7 @@
-"""What a mechanism costs, and the noise that a cost needs. Pure functions; no history is kept here.
+"""The ε of a mechanism, and the noise multiplier for an ε. Pure functions; no history is kept here.
 
-Adjacency is add-or-remove of one unit. Every ε that leaves this file is an upper bound and is rounded up;
-every noise multiplier is rounded up. The history of an organization is its ledger, nothing else.
+Adjacency is adding or removing one unit. Every ε that this module returns is an upper bound and is rounded up;
+every noise multiplier is rounded up. The history of an organization is its ledger alone.
 
 Not covered: composition of runs whose parameters were chosen after seeing earlier releases. The PRV
 composition here is valid only for parameters fixed beforehand, as within one run. Across runs see
@@ -26,21 +26,21 @@ from common.privacy.mechanism import Mechanism
 
 Accountant = Literal["prv", "rdp"]
 
-# PRV's result is an upper bound; this is how far above the true ε it may lie.
+# PRV's result is an upper bound; this is the most by which it exceeds the true ε.
 _EPSILON_ERROR = 0.001
 _COARSE_ERROR = 0.02
-# Beyond this ε, which protects nothing, or so many points, PRV would take gigabytes: RDP's looser bound is given.
+# Above this ε, which protects nothing, or this grid size, PRV would need gigabytes: RDP's looser bound is used.
 _PRV_LIMIT = 200.0
 _PRV_POINTS = 6e7
 _SIGMA_GRID = Decimal("0.001")
 _EPSILON_DIGITS = Decimal("0.0001")
 
-# Pure, and most of the time of both accountants: PRV asks for the same divergences twice, to find its domain.
+# Slow; cached, since PRV computes the same divergences twice to find its domain. The function is pure.
 rdp._compute_rdp = lru_cache(maxsize=2**16)(rdp._compute_rdp)
 
 
 def sample_rate(batch_size: int, public_size: int) -> float:
-    """Q = batch_size / public_size, both public.
+    """The sample rate q = batch_size / public_size, both public.
 
     Raises:
         ValueError: q would be above 1.
@@ -78,28 +78,28 @@ def epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "prv") 
 
 
 def rough_epsilon(mechanism: Mechanism, delta: float) -> float:
-    """An upper bound of ε that is at most 0.05 above `epsilon` and much faster: for charts, never for a budget."""
+    """An upper bound of ε, at most 0.05 above `epsilon` and much faster: for charts, never for a budget."""
     return _tight_epsilon(mechanism, delta, _COARSE_ERROR)
 
 
 def _tight_epsilon(mechanism: Mechanism, delta: float, error: float) -> float:
-    """PRV's ε, or RDP's where PRV would take gigabytes."""
+    """ε by PRV, or by RDP where PRV would need gigabytes."""
     loose = _rdp_epsilon(mechanism, delta)
     if loose > _PRV_LIMIT or _prv_points(mechanism, delta, error) > _PRV_POINTS:
         return _non_negative(loose)
     try:
         return _non_negative(_prv_epsilon(mechanism, delta, error))
-    except ValueError:  # δ is as small as the rounding of PRV's sums
+    except ValueError:  # δ is below the rounding error of PRV's sums
         return _non_negative(loose)
 
 
 def _non_negative(value: float) -> float:
-    """Rounded up. Where δ alone would do, both accountants give an ε below zero."""
+    """Round up, to 0 at least: where δ alone suffices, both accountants return a negative ε."""
     return round_up(max(value, 0.0))
 
 
 def round_up(value: float) -> float:
-    """An ε rounded up to four decimals.
+    """Round an ε up to four decimals.
 
     >>> round_up(0.1234567891)
     0.1235
@@ -109,7 +109,7 @@ def round_up(value: float) -> float:
 
 @lru_cache(maxsize=512)
 def noise_multiplier(target: float, delta: float, rate: float, steps: int) -> float:
-    """The smallest σ, in steps of 0.001, whose ε by PRV does not pass a target. Takes seconds; kept.
+    """The smallest σ, in steps of 0.001, whose ε by PRV does not exceed a target. Slow; cached.
 
     Args:
         target: ε of the run, above 0.
@@ -118,7 +118,7 @@ def noise_multiplier(target: float, delta: float, rate: float, steps: int) -> fl
         steps: rounds × local steps.
 
     Raises:
-        ValueError: the target is smaller than the accountant can tell apart from zero.
+        ValueError: the target is below the accountant's resolution.
 
     Example:
         >>> noise_multiplier(8.0, 1e-5, 0.0256, 80)
@@ -131,13 +131,13 @@ def noise_multiplier(target: float, delta: float, rate: float, steps: int) -> fl
         return _prv_epsilon(Mechanism(rate, float(grid * _SIGMA_GRID), steps), delta, error)
 
     def estimate(grid: int) -> float:
-        # PRV adds its error to its estimate; the difference of the errors is taken off again.
+        # PRV adds its error to its estimate; subtract the difference between the two errors.
         return cost(grid, _COARSE_ERROR) - (_COARSE_ERROR - _EPSILON_ERROR)
 
     def exact(grid: int) -> float:
         return cost(grid, _EPSILON_ERROR)
 
-    # Where the search starts decides its time alone: PRV is slow where there is far too little noise.
+    # The start affects only the time of the search: PRV is slow where there is far too little noise.
     classic = rate * math.sqrt(steps * 2 * math.log(1.25 / delta)) / target
     start = round(math.hypot(classic, 0.6) / float(_SIGMA_GRID))
     grid = _near(exact, target, _near(estimate, target, start))
@@ -149,12 +149,12 @@ def noise_multiplier(target: float, delta: float, rate: float, steps: int) -> fl
 
 
 def _near(estimate: Callable[[int], float], target: float, start: int) -> int:
-    """Where a falling function of a grid crosses a target: the secant method on a log-log scale.
+    """Find where a decreasing function crosses a target, by the secant method on a log-log scale.
 
     Args:
         estimate: roughly a power of its argument.
         target: above 0.
-        start: where to begin.
+        start: the first argument to try.
     """
     here, value = start, estimate(start)
     slope = -1.5
@@ -177,7 +177,7 @@ def _prv_epsilon(mechanism: Mechanism, delta: float, error: float) -> float:
 
 
 def _prv_points(mechanism: Mechanism, delta: float, error: float) -> float:
-    """About how many points PRV's grid has: twice its domain by its mesh (Gopi et al. 2021, remark 5.6)."""
+    """The approximate size of PRV's grid: twice its domain divided by its mesh (Gopi et al. 2021, remark 5.6)."""
     domain = 2 * (max(_rdp_epsilon(mechanism, delta / 4000), 0.0) + 3)
     return domain * math.sqrt(mechanism.steps * math.log(12000 / delta) / 2) / error
 
@@ -194,8 +194,8 @@ def _with_history(accountant: Any, mechanism: Mechanism) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings(), np.errstate(divide="ignore"):  # at q = 1 the logarithm of 1 − q is −∞
-        # A better order may lie beyond the fixed ones: then a bound is loose, not wrong.
+    with warnings.catch_warnings(), np.errstate(divide="ignore"):  # at q = 1, log(1 − q) is −∞
+        # If the best order is outside the fixed ones, the bound is looser, but still valid.
         warnings.filterwarnings("ignore", message="Optimal order is the")
         yield
 
@@ -223,7 +223,7 @@ def renyi_divergence(mechanism: Mechanism, order: float) -> float:
 
 
 def total(values: Iterable[float]) -> Decimal:
-    """An exact decimal sum: ten times 0.1 is 1, so that a budget can be spent to its last digit.
+    """The exact decimal sum: ten times 0.1 is 1, so that a budget can be spent to its last digit.
 
     >>> sum([0.1] * 3), total([0.1] * 3)
     (0.30000000000000004, Decimal('0.3'))

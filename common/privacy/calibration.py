@@ -1,19 +1,20 @@
 """What a plan will cost and how noisy it will be, before anything is spent.
 
-Pure: a plan and public numbers go in, numbers come out.
+Pure functions of a plan and public numbers.
 
 Noise-to-signal. In a step, organization i releases the sum of its clipped gradients plus noise of standard
 deviation σ_i·C in each of d coordinates, divided by the public batch size B (Abadi et al. 2016,
 https://arxiv.org/abs/1607.00133, Algorithm 1). The noise has an L2 norm of about σ_i·C·√d / B. The mean of the
-clipped gradients has at most C: when every gradient is clipped and all point the same way. With weights w_i that
-sum to 1, the average over organizations has the ratio
+clipped gradients has a norm of at most C, reached if every gradient is clipped and all point in the same
+direction. With weights w_i that sum to 1, the average over organizations has a ratio of
 
     √d · √(Σ w_i²·σ_i²) / B
 
 or more. C drops out; σ / B is the noise-batch ratio of McKenna et al. 2025 (https://arxiv.org/abs/2501.18914).
-Noise of different steps is independent: over T steps of plain SGD in one unchanging direction the ratio falls by
-√T. Both are the best case of what is public; how far real gradients are from it, only the records tell. A ratio
-above 1 in a step is usual, and no failure: the noise points in all d directions, the signal in few.
+Noise of different steps is independent: over T steps of plain SGD in a constant direction the ratio falls by √T.
+Both are best cases, computed from public numbers; how far real gradients are from them depends on the records. A
+ratio
+above 1 in a step is usual and not a failure: the noise points in all d directions, the signal in few.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from common.plan.plan import MOST_STEPS, Plan
 from common.privacy.accounting import epsilon, noise_multiplier, sample_rate
 from common.privacy.mechanism import Mechanism
 
-# (what is changed, factor): one at a time, the rest as in the plan.
+# (setting, factor): one setting at a time is changed, the others are the plan's.
 CHANGES = (
     ("rounds", 0.5),
     ("rounds", 2.0),
@@ -41,12 +42,12 @@ CHANGES = (
 
 @dataclass(frozen=True)
 class PublicNumbers:
-    """What is public of an organization.
+    """The public numbers of an organization.
 
     Attributes:
         name: of the organization.
-        public_size: units that it publishes.
-        min_noise_multiplier: its policy's smallest σ; 0 if it is not known.
+        public_size: the number of units that it publishes.
+        min_noise_multiplier: its policy's smallest σ; 0 if unknown.
     """
 
     name: str
@@ -56,7 +57,7 @@ class PublicNumbers:
 
 @dataclass(frozen=True)
 class _Setting:
-    """What σ depends on, beside the public size."""
+    """The settings that determine σ, besides the public size."""
 
     rounds: int
     batch_size: int
@@ -69,13 +70,13 @@ def calibrate(
     coordinates: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """What a plan needs in noise, what it costs, and what other settings would need. Takes seconds a setting.
+    """Compute a plan's noise and cost, and the noise that other settings would need. Takes seconds per setting.
 
     Args:
         plan: the plan.
         organizations: at least one.
-        coordinates: numbers that are trained, d; None if the base model is not at hand.
-        progress: told what is being computed.
+        coordinates: the number of trained parameters d; None if the base model is not available.
+        progress: called with a description of each step.
 
     Returns:
         Plain values: `organizations`, `noise_to_signal` (None without coordinates) and `alternatives`.
@@ -91,7 +92,7 @@ def calibrate(
     sigmas = [_sigma(plan, here, organization) for organization in organizations]
     known = [sigma for sigma in sigmas if sigma is not None]
     if len(known) < len(sigmas):
-        raise InputError(f"privacy.epsilon = {privacy.epsilon}: it is too small to be told apart from zero")
+        raise InputError(f"privacy.epsilon = {privacy.epsilon}: it is too small for the accountant")
     rows = [_cost(plan, item, sigma) for item, sigma in zip(organizations, known, strict=True)]
     ratio = None if coordinates is None else _noise_to_signal(plan, rows, coordinates)
     return {
@@ -114,17 +115,17 @@ def calibrate(
 def noise_to_signal(
     sigmas: Sequence[float], weights: Sequence[float], coordinates: int, batch_size: int, steps: int = 1
 ) -> float:
-    """Norm of the averaged noise by the largest norm that the averaged signal can have; see the module's text.
+    """Norm of the averaged noise divided by the largest norm of the averaged signal; see the module's docstring.
 
     Args:
         sigmas: noise multiplier of each organization.
-        weights: of the average, positive; they are scaled to sum 1.
-        coordinates: d.
+        weights: of the average, positive; they are normalized to sum to 1.
+        coordinates: d, the number of trained parameters.
         batch_size: B, the expected units of an organization in a step.
-        steps: over which a signal in one direction adds up.
+        steps: the number of steps in which a signal in one direction accumulates.
     """
-    whole = sum(weights)
-    noise = math.sqrt(sum((weight / whole * sigma) ** 2 for weight, sigma in zip(weights, sigmas, strict=True)))
+    total = sum(weights)
+    noise = math.sqrt(sum((weight / total * sigma) ** 2 for weight, sigma in zip(weights, sigmas, strict=True)))
     return noise * math.sqrt(coordinates) / batch_size / math.sqrt(steps)
 
 
@@ -143,7 +144,7 @@ def _check_fits(plan: Plan, organization: PublicNumbers) -> None:
 
 
 def _sigma(plan: Plan, setting: _Setting, organization: PublicNumbers) -> float | None:
-    """The noise multiplier; None where there is none: too large a batch, too many steps, too small an ε."""
+    """The noise multiplier; None if there is none: too large a batch, too many steps or too small an ε."""
     steps = setting.rounds * plan.training.local_steps
     if setting.batch_size > organization.public_size or steps > MOST_STEPS:
         return None
@@ -184,7 +185,7 @@ def _noise_to_signal(plan: Plan, rows: Sequence[dict[str, Any]], coordinates: in
 
 
 def _changes(here: _Setting) -> list[tuple[str, float]]:
-    """(what is changed, its other value), without those that change nothing."""
+    """(setting, its other value), without those that change nothing."""
     changes = []
     for change, factor in CHANGES:
         old = getattr(here, change)
@@ -209,7 +210,7 @@ def _alternative(
     sigmas: Sequence[float],
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """σ of each organization with one setting changed, and σ / B beside that of the plan."""
+    """σ of each organization with one setting changed, and σ / B relative to the plan's."""
     progress(f"{change} = {value:g}")
     setting = _changed(here, change, value)
     needed = [_sigma(plan, setting, organization) for organization in organizations]

@@ -1,4 +1,4 @@
-"""A calibration as a reader sees it."""
+"""Print a calibration as tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAMES = {"rounds": "rounds", "batch_size": "batch size", "epsilon": "ε"}
 
 
 def print_calibration(values: Mapping[str, Any], console: Console) -> None:
-    """Tables of cost and of alternatives, with what the ratio of noise to signal means between them.
+    """Print a table of costs, the ratio of noise to signal, and a table of alternatives.
 
     Args:
         values: of `common.privacy.calibration.calibrate`.
@@ -39,15 +39,16 @@ def print_calibration(values: Mapping[str, Any], console: Console) -> None:
 def _print_ratio(values: Mapping[str, Any], console: Console) -> None:
     ratio = values["noise_to_signal"]
     if ratio is None:
-        text = "noise to signal: left out, since the plan's base model is no folder here that could be counted"
+        text = "noise to signal: not computed, since the plan's base model is not a local folder"
     else:
         alone = ratio["alone"].values()
         text = (
             f"noise to signal, at best: {ratio['step']:.2f} in a step and {ratio['run']:.2f} over the run, "
             f"averaged over {len(alone)} organization{'' if len(alone) == 1 else 's'} and "
-            f"{values['trained_coordinates']:,} trained numbers (in a step one alone: {min(alone):.2f} to "
-            f"{max(alone):.2f}). It is √d·σ / B for √d·σ·C / B of noise beside a mean gradient of at most C; real "
-            "gradients agree less. Above 1 in a step is usual; far above 1 over the run, little is learned."
+            f"{values['trained_coordinates']:,} trained parameters (in a step, of one organization alone: "
+            f"{min(alone):.2f} to {max(alone):.2f}). It is √d·σ / B: noise of √d·σ·C / B divided by a mean "
+            "gradient of at most C; real gradients agree less. Above 1 in a step is usual; if it is far above 1 "
+            "over the run, little is learned."
         )
     console.print(text, highlight=False, soft_wrap=True)
 
@@ -55,14 +56,14 @@ def _print_ratio(values: Mapping[str, Any], console: Console) -> None:
 def _print_alternatives(values: Mapping[str, Any], console: Console) -> None:
     names = list(values["alternatives"][0]["noise_multiplier"])
     table = Table(
-        "instead", *(f"σ {escape(name)}" for name in names), "σ / B beside the plan's", title="other settings"
+        "instead", *(f"σ {escape(name)}" for name in names), "σ / B relative to the plan", title="other settings"
     )
     for item in values["alternatives"]:
         sigmas = [item["noise_multiplier"][name] for name in names]
         relative = [value for value in item["relative_noise"].values() if value is not None]
         table.add_row(
             f"{_NAMES[item['change']]} {item['value']:g}",
-            *("cannot be" if sigma is None else f"{sigma:g}" for sigma in sigmas),
+            *("impossible" if sigma is None else f"{sigma:g}" for sigma in sigmas),
             _span(relative),
         )
     console.print(table)

@@ -1,6 +1,7 @@
-"""What an organization did to its records, in numbers: the mechanism from which anyone recomputes ε.
+"""The parameters of a differentially private mechanism, from which anyone can recompute ε.
 
-Apart from `common.privacy.accounting`, so that what only carries mechanisms needs no accountant and no torch.
+Separate from `common.privacy.accounting`, so that code that only passes mechanisms on needs no accountant and no
+torch.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Mechanism:
-    """Steps of the Gaussian mechanism on a Poisson sample, as DP-SGD makes them.
+    """Steps of the Gaussian mechanism on Poisson samples, as in DP-SGD.
 
     Attributes:
-        sample_rate: q, the probability of each unit to be in a step, in (0, 1].
+        sample_rate: q, the probability that a unit is in a step's sample, in (0, 1].
         noise_multiplier: σ, the noise's standard deviation divided by the clipping norm.
-        steps: how many steps.
+        steps: the number of steps.
     """
 
     sample_rate: float
@@ -26,7 +27,7 @@ class Mechanism:
 
     def __post_init__(self) -> None:
         if isinstance(self.sample_rate, bool) or isinstance(self.noise_multiplier, bool):
-            raise ValueError("a truth value is no number of a mechanism")
+            raise ValueError("a boolean is not a number of a mechanism")
         if not 0 < self.sample_rate <= 1:
             raise ValueError(f"sample_rate = {self.sample_rate}: it should be above 0 and at most 1")
         if not (self.noise_multiplier > 0 and math.isfinite(self.noise_multiplier)):
@@ -35,7 +36,7 @@ class Mechanism:
             raise ValueError(f"steps = {self.steps!r}: it should be an integer of at least 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """As statements and reports write it."""
+        """Plain values, as in statements and reports."""
         return {"kind": "poisson-gaussian", **asdict(self)}
 
     @classmethod
@@ -43,14 +44,15 @@ class Mechanism:
         """The inverse of `to_dict`.
 
         Raises:
-            ValueError: another kind of mechanism, missing or impossible values. The unknown is never skipped.
+            ValueError: an unknown kind of mechanism, unknown keys, missing or impossible values. Nothing is
+                ignored.
         """
         if not isinstance(values, dict):
             raise ValueError("not a mechanism: it should be a table")
         if values.get("kind") != "poisson-gaussian":
             raise ValueError(f"unknown kind of mechanism: {values.get('kind')!r}")
         if values.keys() - {"kind", *cls.__dataclass_fields__}:
-            raise ValueError("not a mechanism: it has keys that no mechanism has")
+            raise ValueError("not a mechanism: it has unknown keys")
         try:
             return cls(values["sample_rate"], values["noise_multiplier"], values["steps"])
         except (KeyError, TypeError, OverflowError) as error:

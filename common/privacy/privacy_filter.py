@@ -1,17 +1,17 @@
-"""The lifetime cap: a privacy filter over all runs of an organization, for ever.
+"""The lifetime cap: a privacy filter over all runs of an organization, without a time limit.
 
-The server chooses a run's parameters after it has seen all earlier releases. PRV and PLD composition is then not
-valid; a filter is: it looks at what was spent and at what is asked next, and stops before the cap is passed.
+The server chooses a run's parameters after it has seen all earlier releases. PRV and PLD composition is not valid
+then; a filter is: it considers what is spent and what is requested next, and refuses before the cap is exceeded.
 
-Two filters, of which the organization chooses one when its ledger is made:
+There are two filters. The organization chooses one when its ledger is created:
 
 basic: Σε ≤ max_epsilon and Σδ ≤ max_delta (Rogers, Roth, Ullman and Vadhan 2016, https://arxiv.org/abs/1605.08294).
-    Simple; each run's ε is the tight one.
+    Simple; with the tight ε of each run.
 renyi: Σρ(α) of the runs' Rényi divergences, at fixed orders α (Feldman and Zrnic 2021,
-    https://arxiv.org/abs/2008.11193). A little dearer for one run, much cheaper for many.
+    https://arxiv.org/abs/2008.11193). Slightly more expensive for one run, much cheaper for many.
 
-Which order serves best depends on what was released, and so may be chosen by an adversary. Each of the K orders
-therefore has δ / K: with A the event that order α was the one, P(S) = Σ P(S ∩ A) ≤ Σ (e^ε Q(S ∩ A) + δ/K) =
+The best order depends on what was released, and so may be chosen by an adversary. Each of the K orders therefore
+uses δ / K: with A the event that order α was chosen, P(S) = Σ P(S ∩ A) ≤ Σ (e^ε Q(S ∩ A) + δ/K) =
 e^ε Q(S) + δ.
 """
 
@@ -33,11 +33,11 @@ ORDERS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0)
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run costs.
+    """The cost of one run.
 
     Attributes:
         mechanism: of the whole run.
-        epsilon, delta: of the whole run, by the accountant of a run.
+        epsilon, delta: of the whole run, by the accountant for single runs.
     """
 
     mechanism: Mechanism
@@ -47,11 +47,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Cap:
-    """What an organization may spend in all.
+    """What an organization may spend over all runs.
 
     Attributes:
         epsilon, delta: the cap.
-        composition: how runs are added up.
+        composition: the filter, which composes the runs.
     """
 
     epsilon: float
@@ -60,21 +60,21 @@ class Cap:
 
     @property
     def accountant(self) -> str:
-        """The name that statements give to the filter."""
+        """The name of the filter in statements."""
         return {"basic": "basic-composition-filter", "renyi": "rdp-filter"}[self.composition]
 
     def covers(self, runs: Sequence[Cost]) -> bool:
-        """Whether all these runs together stay inside the cap."""
+        """Whether the runs together are within the cap."""
         return self._sum_of_epsilons(runs) <= Decimal(repr(self.epsilon)) and (
             self.composition == "renyi" or total(run.delta for run in runs) <= Decimal(repr(self.delta))
         )
 
     def spent(self, runs: Sequence[Cost]) -> float:
-        """ε of all these runs together at the cap's δ."""
+        """ε of the runs together at the cap's δ."""
         return float(self._sum_of_epsilons(runs))
 
     def describe(self, runs: Sequence[Cost]) -> str:
-        """What was spent, in words."""
+        """What the runs spent, in words."""
         deltas = (
             "" if self.composition == "renyi" else f", and δ = {total(run.delta for run in runs)} of {self.delta}"
         )
@@ -87,10 +87,10 @@ class Cap:
 
 
 def renyi_epsilon(mechanisms: Sequence[Mechanism], delta: float) -> float:
-    """ε at δ of mechanisms that were chosen one after the other, by their Rényi divergences; rounded up.
+    """ε at δ of adaptively chosen mechanisms, by their Rényi divergences; rounded up.
 
     Each order is converted with δ / K (Canonne, Kamath and Steinke 2020, https://arxiv.org/abs/2004.00010,
-    proposition 12) and the best is taken, see the module's text.
+    proposition 12), and the smallest result is used; see the module's docstring.
     """
     if not mechanisms:
         return 0.0

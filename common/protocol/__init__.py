@@ -1,1 +1,1 @@
-"""What coordinator and vault say to each other, typed and with bounds."""
+"""The messages between coordinator and vault, typed and bounded."""

@@ -1,8 +1,8 @@
-"""What a coordinator asks a vault, and what a vault answers. This is the whole list of what may leave.
+"""The requests of a coordinator and the answers of a vault. This is the complete list of what may leave a vault.
 
-A `Release` leaves once per round: a noised update. A `Description` and a `Statement` are made of public
-numbers. A refusal is a reason code and a sentence about the request or the policy. Nothing else leaves: no
-training loss, no count of records, no text of an exception, no metric on private data.
+A `Release` leaves once per round: a noised update. A `Description` and a `Statement` consist of public
+values. A refusal is a reason code and a sentence about the request or the policy. Nothing else leaves: no
+training loss, no record count, no exception text, no metric on private data.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from common.errors import RefusalCode
 from common.plan.lora import MOST_RANK
 from common.plan.plan import NAME_PATTERN
 from common.protocol.bounds import check_types
 from common.protocol.statement import Head, Statement
 from common.untrusted import read_json
 
-REASONS = {
+REASONS: dict[RefusalCode, str] = {
     "malformed-request": "the request cannot be read",
     "model-not-allowed": "the organization's policy does not list the base model",
     "model-differs": "the organization's base model has another fingerprint",
@@ -42,12 +43,12 @@ class TrainRequest:
     """Train one round.
 
     Attributes:
-        run: our own id of the run, `name-date-8hex`.
-        round: from 1.
+        run: Sotto's id of the run, `name-date-8hex`.
+        round: its number, from 1.
         plan: canonical bytes of the plan's agreement.
         fingerprint: of the coordinator's base model.
-        adapter: safetensors bytes of the tensors that the round trains, in the plan's format.
-        seen: the newest head of this organization's ledger that the coordinator was shown, in any run.
+        adapter: safetensors bytes of the tensors that the round trains, in the plan's number format.
+        seen: the newest head of this organization's ledger that the coordinator has received, in any run.
     """
 
     run: str
@@ -58,7 +59,7 @@ class TrainRequest:
     seen: Head | None = None
 
     def digest(self) -> str:
-        """SHA-256 of all but `seen`; with run and round it is the round's key."""
+        """SHA-256 of everything except `seen`; run, round and digest together identify the request."""
         head = json.dumps([self.run, self.round, self.fingerprint, len(self.plan), len(self.adapter)])
         digest = hashlib.sha256(head.encode() + b"\n" + self.plan)
         digest.update(self.adapter)
@@ -70,8 +71,9 @@ class Release:
     """A noised update. Its size is public.
 
     Attributes:
-        update: safetensors bytes of the tensors that the round trained, new minus old, in the plan's format.
-        head: of the ledger, after the release was settled.
+        update: safetensors bytes of the tensors that the round trained, new minus old, in the plan's number
+            format.
+        head: the ledger's head after the release was stored.
     """
 
     update: bytes
@@ -80,13 +82,13 @@ class Release:
 
 @dataclass(frozen=True)
 class Description:
-    """What an organization says of itself before any run.
+    """What an organization publishes about itself before any run.
 
     Attributes:
         organization: its name.
-        unit: what it protects, for ever.
-        public_size: units that it is willing to publish; not the true count.
-        max_rank: the largest LoRA rank that it trains; None for any.
+        unit: its unit of privacy; it never changes.
+        public_size: the number of units that it publishes; not the true count.
+        max_rank: the largest LoRA rank that it trains; None for no limit.
     """
 
     organization: str
@@ -95,7 +97,7 @@ class Description:
     max_rank: int | None = None
 
     def to_json(self) -> str:
-        """As it is sent; a rank that does not matter is left out."""
+        """Serialize for the wire; an unlimited rank is left out."""
         return json.dumps({key: value for key, value in asdict(self).items() if value is not None}, sort_keys=True)
 
     @classmethod
@@ -111,21 +113,21 @@ class Description:
             raise ValueError(f"not a description: {error}") from None
         description.check()
         if description.to_json() != text:
-            raise ValueError("not a description: another spelling of one")
+            raise ValueError("not a description: not in canonical form")
         return description
 
     def check(self) -> None:
-        """Make sure that it can be a description, whoever made it.
+        """Validate types and ranges.
 
         Raises:
-            ValueError: it cannot.
+            ValueError: a field is not valid.
         """
         check_types(self)
         _check_description(self)
 
 
 class Participant(Protocol):
-    """Who answers for an organization: its vault, however it is reached."""
+    """What answers for an organization: its vault, called directly or through its relay."""
 
     def describe(self) -> Description:
         """Name, unit, public size and largest rank."""
@@ -138,11 +140,11 @@ class Participant(Protocol):
 
 
 def _check_description(description: Description) -> None:
-    """A name becomes part of a path in the run directory, a public size a weight of the average."""
+    """Check the ranges: the name becomes part of a path in the run directory, the public size a weight."""
     if not re.fullmatch(NAME_PATTERN, description.organization):
-        raise ValueError("not a description: organization is no name")
+        raise ValueError("not a description: organization is not a valid name")
     if description.unit not in ("example", "user") or description.public_size < 1:
-        raise ValueError("not a description: unit or public_size is none")
+        raise ValueError("not a description: unit or public_size is not valid")
     rank = description.max_rank
     if rank is not None and not (type(rank) is int and 1 <= rank <= MOST_RANK):
-        raise ValueError("not a description: max_rank is none")
+        raise ValueError("not a description: max_rank is not valid")

@@ -1,6 +1,7 @@
-"""What an organization signs: the head of its ledger, and its statement of what a run cost.
+"""The values that an organization signs: the head of its ledger, and its statement of what a run cost.
 
-Whoever made them, what is read here has the right types, and its numbers can be computed with.
+Both are read strictly, whatever their source: the types are right and the numbers are in ranges that the
+accountant accepts.
 """
 
 from __future__ import annotations
@@ -16,27 +17,27 @@ from common.privacy.mechanism import Mechanism
 from common.protocol.bounds import check_types, is_text
 from common.untrusted import read_json
 
-# What separates the records from the network, as statements say it. A simulated organization's begins so:
+# The boundary between records and network, as statements name it. That of a simulated organization starts with:
 SIMULATED = "simulation: one process"
 SAME_USER = "same user"
 SEPARATE_USERS = "separate users"
 
 _LARGEST_DELTA = 0.9
-# Below these no accountant computes with the numbers of floating point, and no vault has them.
+# Floating point is not precise enough below these, and no vault produces such values.
 _LEAST_DELTA = 1e-15
 _LEAST_RATE = 1e-15
-# The noise multiplier of a vault is a multiple of the first.
+# A vault's noise multiplier is a multiple of the first.
 _LEAST_NOISE, _LARGEST_NOISE = 0.001, 1e6
 
 
 @dataclass(frozen=True)
 class Head:
-    """The newest entry of an organization's ledger, as the vault shows it.
+    """The newest entry of an organization's ledger, as its vault publishes it.
 
     Attributes:
-        data_set: the id that the ledger gave to its data.
+        data_set: the ledger's id of the data set.
         number: of the entry.
-        digest: over the entry and all before it, in hexadecimal.
+        digest: over the entry and all earlier ones, in hexadecimal.
         signature: of the organization's statement key; empty in a simulation.
     """
 
@@ -46,11 +47,11 @@ class Head:
     signature: str
 
     def signed_bytes(self) -> bytes:
-        """What the signature is over."""
+        """The bytes that the signature covers."""
         return signable("ledger head", {key: value for key, value in asdict(self).items() if key != "signature"})
 
     def to_json(self) -> str:
-        """As it is sent."""
+        """Serialize for the wire."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
@@ -67,12 +68,12 @@ class Head:
         check_types(head)
         _check_head(head)
         if head.to_json() != text:
-            raise ValueError("not a ledger head: another spelling of one")
+            raise ValueError("not a ledger head: not in canonical form")
         return head
 
 
 def head_text(head: Head | None) -> str:
-    """A ledger head as text; empty for none."""
+    """A ledger head as text; empty for None."""
     return "" if head is None else head.to_json()
 
 
@@ -80,14 +81,14 @@ def read_head(text: str) -> Head | None:
     """The inverse of `head_text`.
 
     Raises:
-        ValueError: it is no head.
+        ValueError: it is not a head.
     """
     return Head.from_json(text) if text else None
 
 
 @dataclass(frozen=True)
 class Lifetime:
-    """The budget over all runs: spent so far, the cap, and how they are added up."""
+    """The budget over all runs: what is spent, the cap, and the composition."""
 
     epsilon_spent: float
     max_epsilon: float
@@ -102,12 +103,12 @@ class Statement:
     Attributes:
         run: the run's id.
         plan: digest of the plan's agreement.
-        mechanisms: all that was reserved for the run; anyone recomputes ε from them.
+        mechanisms: everything that was reserved for the run; anyone can recompute ε from them.
         boundary: what separates the records from the network.
-        versions: of the software that made the releases.
-        head: of the ledger when the statement was made.
-        key: public half of the organization's statement key. Whoever checks a statement takes the key that the
-            organization registered, not this one.
+        versions: of the software that produced the releases.
+        head: the ledger's head when the statement was made.
+        key: public half of the organization's statement key. A verifier uses the key that the organization
+            registered, not this one.
         signature: over everything else; empty in a simulation.
     """
 
@@ -130,17 +131,17 @@ class Statement:
     accountant: str = "prv"
 
     def signed_bytes(self) -> bytes:
-        """What the signature is over."""
+        """The bytes that the signature covers."""
         values = self.to_dict()
         del values["signature"]
         return signable("statement", values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as it is stored and sent."""
+        """Plain values, for storage and for the wire."""
         return {**asdict(self), "mechanisms": [mechanism.to_dict() for mechanism in self.mechanisms]}
 
     def to_json(self) -> str:
-        """As it is sent."""
+        """Serialize for the wire."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
@@ -152,7 +153,7 @@ class Statement:
         """
         statement = cls.from_dict(read_json(text))
         if statement.to_json() != text:
-            raise ValueError("not a statement: another spelling of one")
+            raise ValueError("not a statement: not in canonical form")
         return statement
 
     @classmethod
@@ -168,7 +169,7 @@ class Statement:
             head = Head(**values["head"])
             versions = dict(values["versions"].items())
             if not versions or not all(isinstance(text, str) for text in (*versions, *versions.values())):
-                raise ValueError("not a statement: versions are no names and texts")
+                raise ValueError("not a statement: versions should map names to texts")
             parts = {"mechanisms": mechanisms, "lifetime": lifetime, "head": head, "versions": versions}
             statement = cls(**{**values, **parts})
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -181,25 +182,25 @@ class Statement:
 
 
 def _check_head(head: Head) -> None:
-    """Identifier, digest and signature are hexadecimal digits in one spelling."""
+    """Check that identifier, digest and signature are lower-case hexadecimal digits."""
     wanted = {"data_set": "[0-9a-f]{32}", "digest": "[0-9a-f]{64}", "signature": "([0-9a-f]{128})?"}
     for name, pattern in wanted.items():
         if not re.fullmatch(pattern, getattr(head, name)):
-            raise ValueError(f"not a head: {name} is none")
+            raise ValueError(f"not a ledger head: {name} is not valid")
 
 
 def _check_ranges(statement: Statement) -> None:
-    """What ε is recomputed from can be computed with, and what is shown can be written down."""
+    """Check that ε can be recomputed from the numbers, and that the texts can be displayed."""
     if len(statement.mechanisms) != 1:
         raise ValueError(f"not a statement: {len(statement.mechanisms)} mechanisms; a run has one")
     if not (_LEAST_DELTA <= statement.delta <= _LARGEST_DELTA and _LEAST_DELTA <= statement.lifetime.delta <= 1):
-        raise ValueError("not a statement: delta is no such number")
+        raise ValueError("not a statement: delta is out of range")
     (mechanism,) = statement.mechanisms
     if not (
         mechanism.sample_rate >= _LEAST_RATE
         and _LEAST_NOISE <= mechanism.noise_multiplier <= _LARGEST_NOISE
         and mechanism.steps <= MOST_STEPS
     ):
-        raise ValueError("not a statement: a mechanism that no vault can have")
+        raise ValueError("not a statement: the mechanism is out of range")
     if not all(is_text(text) for pair in statement.versions.items() for text in pair):
-        raise ValueError("not a statement: versions is no text")
+        raise ValueError("not a statement: versions is not text")

@@ -1,1 +1,1 @@
-"""Processes, locks, addresses, logs."""
+"""Processes, locks, wake-up signals, network addresses, logs, the console."""

@@ -1,4 +1,4 @@
-"""How commands speak: on the terminal for people, as JSON for machines; errors in one line."""
+"""Output of the commands: text for a terminal, JSON for programs; errors on one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NewFile = Annotated[Path, typer.Argument(help="A new file.")]
 PlanFile = Annotated[Path, typer.Argument(help="The plan.")]
 OrganizationFile = Annotated[Path, typer.Argument(help="organization.toml")]
 Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Without TLS and node keys, to try things out on this machine alone.")
+    bool, typer.Option("--insecure", help="Without TLS and node keys: for trials on this machine only.")
 ]
 
 __version__ = metadata.version("sotto")
@@ -34,12 +34,12 @@ errors = Console(stderr=True)
 
 
 def report(text: str) -> None:
-    """Print a line as it is."""
+    """Print a line without markup."""
     screen.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def stream(text: str) -> None:
-    """Print a piece of a model's text, without what could command the terminal."""
+    """Print a piece of generated text, without control characters."""
     screen.print(escape(printable_lines(text)), end="", highlight=False, soft_wrap=True)
 
 
@@ -48,16 +48,16 @@ def print_json(values: object) -> None:
     sys.stdout.write(json.dumps(values) + "\n")
 
 
-def print_version(asked: bool) -> None:
-    """Print the version and end, if that was asked for."""
-    if asked:
+def print_version(requested: bool) -> None:
+    """Print the version and exit, if the option was given."""
+    if requested:
         report(f"sotto {__version__}")
         raise typer.Exit
 
 
 def print_error(error: SottoError) -> None:
-    """Print an error in one line, or log it where the log is JSON."""
-    # It may hold what another party wrote: a reason, a name, a line of a file.
+    """Print an error on one line, or log it if the log format is JSON."""
+    # The text can contain foreign data: a reason, a name, a line of a file.
     text = printable(str(error), _MOST_OF_AN_ERROR)
     if logs.is_json():
         logging.getLogger("sotto").error("%s", text)
@@ -66,10 +66,10 @@ def print_error(error: SottoError) -> None:
 
 
 def print_stopped(again: str) -> None:
-    """Say how to continue what Ctrl-C stopped.
+    """Print how to continue after Ctrl-C.
 
     Args:
-        again: the command.
+        again: the command that continues.
     """
     if logs.is_json():
         logs.report(f"stopped; continue with: {again}")
@@ -87,4 +87,4 @@ def write_template(path: Path, kind: type[Section]) -> None:
         raise InputError(f"{path}: exists already; give the name of a new file")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(template(kind), encoding="utf-8")
-    screen.print(f"{path}: written; every key is explained where it stands", highlight=False, soft_wrap=True)
+    screen.print(f"{path}: written; a comment explains every key", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Defaults for what libraries read from the environment: quiet and offline. What the user has set, stays."""
+"""Defaults for environment variables of libraries: quiet and offline. Values that the user has set are kept."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ _DEFAULTS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # Threads that wait for long should sleep: spinning ones bring a busy machine to a crawl.
+    # OpenMP threads that wait should sleep soon: spinning threads slow down a busy machine.
     "GOMP_SPINCOUNT": "10000",
+    # Products on a GPU are rounded the same way each time only with a workspace of this kind.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     "GRPC_ENABLE_FORK_SUPPORT": "0",
     "GRPC_VERBOSITY": "NONE",
 }
 
 
 def set_defaults() -> None:
-    """Set them, before any library that reads them is imported."""
+    """Set the defaults. Call this before a library that reads them is imported."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""Which extra of Sotto brings a library that is not installed."""
+"""Find the extra of Sotto that installs a missing library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import metadata
 
 from common.errors import InputError
 
-# Where a library is installed under another name than it is imported by.
+# Libraries whose package name differs from their import name.
 _INSTALLED_AS = {
     "google": "protobuf",
     "grpc": "grpcio",
@@ -21,10 +21,10 @@ _INSTALLED_AS = {
 
 
 def explain_missing(error: ModuleNotFoundError) -> InputError | None:
-    """What to install, in one line; None if no extra brings what is missing.
+    """The error that names the command to install a missing library; None if no extra contains it.
 
     Args:
-        error: of an import.
+        error: raised by an import.
     """
     library = (error.name or "").partition(".")[0]
     extras = _extras_with(_INSTALLED_AS.get(library, library).lower())
@@ -34,16 +34,16 @@ def explain_missing(error: ModuleNotFoundError) -> InputError | None:
 
 
 def how_to_install(extra: str) -> str:
-    """The command that adds an extra to what there is.
+    """The command that adds an extra to this installation.
 
     Args:
-        extra: its name; or several, joined by "or".
+        extra: its name; or several names, joined by "or".
     """
     return f"in Sotto's folder: python3 locks/install.py {sys.prefix} {extra} --no-project"
 
 
 def _extras_with(package: str) -> list[str]:
-    """The extras that list a package, as Sotto was installed."""
+    """The extras that list a package, from the metadata of the installed Sotto."""
     found = []
     for line in metadata.requires("sotto") or []:
         name = re.match(r"[\w.-]+", line)

@@ -1,4 +1,4 @@
-"""One process at a time: a lock that the system itself releases when its holder dies, however it dies."""
+"""Mutual exclusion between processes: the system releases the lock when its holder dies, for any reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Held(Exception):
     """Another process holds the lock.
 
     Attributes:
-        holder: its process id, as far as it is known.
+        holder: the id of that process; "unknown" if it cannot be read.
     """
 
     def __init__(self, holder: str) -> None:
@@ -24,14 +24,14 @@ class Held(Exception):
 
 @contextmanager
 def exclusive(path: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a file or socket as long as the context lasts; it lies beside it, with `.lock` added.
+    """Hold the lock of a file or socket during the context. The lock is a file beside it, with the suffix `.lock`.
 
     Args:
-        path: of what the lock is for; it need not exist.
-        patience: seconds to wait for it.
+        path: the file or socket to lock; it need not exist.
+        patience: seconds to wait for the lock.
 
     Raises:
-        Held: another process has it.
+        Held: another process holds it.
     """
     lock = _beside(path)
     lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -42,12 +42,12 @@ def exclusive(path: Path, patience: float = 0.0) -> Iterator[None]:
         os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
     finally:
-        # The file stays: whoever waits for the name would otherwise lock a file that is gone.
+        # The file is not removed: a waiting process would otherwise lock a file that no longer has a name.
         os.close(handle)
 
 
 def _beside(path: Path) -> Path:
-    # A link is another name of the same thing, and has the same lock.
+    # A symbolic link and its target have the same lock.
     real = path.resolve()
     return real.with_name(real.name + ".lock")
 
@@ -65,13 +65,13 @@ def _take(handle: int, deadline: float) -> None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock now. Nothing is made or written."""
+    """Whether a process holds the lock now. Creates and writes nothing."""
     try:
         handle = os.open(_beside(path), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        # Shared: of two that only look, neither takes the other for a holder.
+        # Shared, so that two processes that only test the lock do not see each other as its holder.
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

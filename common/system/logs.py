@@ -1,11 +1,11 @@
-"""What the programs say of themselves: one line an event, for people or as JSON, from one place.
+"""Logging: one line per event, for people or as JSON.
 
-A log is read by more people than the records are, and copied to more machines. So where records are opened
-(`private`), an error is logged without its text, see `redaction.py`, and nothing of libraries is passed on but
-who spoke and where: their messages, their warnings and whatever they print past Python may hold a record.
+More people read logs than records, and logs are copied to more machines. So in a process that opens records
+(`private`), an error is logged without its text, see `redaction.py`, and of a library's message only the logger
+and the location are logged: messages, warnings and direct output of libraries can contain a record.
 
-The format is `human` or `json`, from the environment variable `SOTTO_LOG_FORMAT`, which children inherit. What is
-for information goes to standard output, warnings and errors go to standard error.
+The format is `human` or `json`, from the environment variable `SOTTO_LOG_FORMAT`, which child processes inherit.
+Information goes to standard output, warnings and errors to standard error.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from common.system.redaction import failure, short
 
 FORMATS = ("human", "json")
 FORMAT_VARIABLE = "SOTTO_LOG_FORMAT"
-# Set for the programs of Flower that an organization's relay starts.
+# Set for the Flower programs that an organization's relay starts.
 ORGANIZATION_VARIABLE = "SOTTO_LOG_ORGANIZATION"
-_OURS = ("sotto", "common", "client", "server", "simulations", "__main__")
+_OWN_PACKAGES = ("sotto", "common", "client", "server", "simulations", "__main__")
 
 _log = logging.getLogger("sotto")
 
 
 def log_format() -> str:
-    """The format that the environment asks for.
+    """The log format that the environment selects.
 
     Raises:
-        InputError: there is no such format.
+        InputError: the format is unknown.
     """
-    asked = os.environ.get(FORMAT_VARIABLE) or "human"
-    if asked not in FORMATS:
-        raise InputError(f"log format = {asked!r}: it should be one of {', '.join(FORMATS)}")
-    return asked
+    chosen = os.environ.get(FORMAT_VARIABLE) or "human"
+    if chosen not in FORMATS:
+        raise InputError(f"log format = {chosen!r}: it should be one of {', '.join(FORMATS)}")
+    return chosen
 
 
 def is_json() -> bool:
-    """Whether the lines are for machines."""
+    """Whether the log format is JSON."""
     return os.environ.get(FORMAT_VARIABLE) == "json"
 
 
-def begin(
+def configure(
     part: str,
     organization: str = "",
     *,
@@ -59,34 +59,34 @@ def begin(
     timed: bool = False,
     level: int = logging.INFO,
 ) -> None:
-    """Log as one part of the system from now on.
+    """Configure logging for this process.
 
-    Called again, for instance when the name is known, it replaces what was begun before, and takes over what
-    libraries have set up for themselves meanwhile.
+    A second call, for instance when the organization's name is known, replaces the configuration, and takes over
+    handlers that libraries have installed meanwhile.
 
     Args:
-        part: server, vault, relay, …
-        organization: its name; where it is empty, the one in the environment.
+        part: the part of the system: server, vault, relay, …
+        organization: its name; if empty, the name in the environment.
         private: whether this process opens records.
-        timed: whether lines for people begin with the time: for files that nothing else adds it to.
-        level: below which nothing is logged.
+        timed: whether lines of the human format start with the time, for log files without timestamps.
+        level: the lowest level that is logged.
 
     Raises:
-        InputError: the environment asks for an unknown format.
+        InputError: the format in the environment is unknown.
     """
     global _handler
     as_json = log_format() == "json"
-    end()
+    reset()
     for library in list(logging.root.manager.loggerDict):
         _take_over(logging.getLogger(library))
-    # Plain ones only: those of other kinds were put there on purpose, by a test for instance.
-    for plain in [one for one in logging.root.handlers if type(one) is logging.StreamHandler]:
-        logging.root.removeHandler(plain)
+    # Plain stream handlers only: subclasses were installed on purpose, for instance by a test.
+    for handler in [item for item in logging.root.handlers if type(item) is logging.StreamHandler]:
+        logging.root.removeHandler(handler)
     name = organization or os.environ.get(ORGANIZATION_VARIABLE, "")
     _handler = _Lines(_Writer(part, name, private, timed, as_json))
     logging.root.addHandler(_handler)
-    for ours in _OURS:
-        logging.getLogger(ours).setLevel(level)
+    for package in _OWN_PACKAGES:
+        logging.getLogger(package).setLevel(level)
     if private or as_json:
         sys.excepthook = lambda _kind, error, _trace: _uncaught(error)
         threading.excepthook = lambda hook: _uncaught(hook.exc_value)
@@ -95,36 +95,36 @@ def begin(
     warnings.showwarning = _handler.warn
 
 
-def end() -> None:
-    """Log no more; what `begin` changed in this process is as before."""
+def reset() -> None:
+    """Stop logging and undo what `configure` changed in this process."""
     global _handler
     if _handler is not None:
         logging.root.removeHandler(_handler)
         warnings.showwarning = _show_warning.pop()
-        for name in _OURS:
-            logging.getLogger(name).setLevel(logging.NOTSET)
+        for package in _OWN_PACKAGES:
+            logging.getLogger(package).setLevel(logging.NOTSET)
         sys.excepthook, threading.excepthook = sys.__excepthook__, threading.__excepthook__
         sys.unraisablehook = sys.__unraisablehook__
     _handler = None
 
 
 def report(text: str, fields: Mapping[str, Any] | None = None) -> None:
-    """Say something for information, in one line.
+    """Log a line for information.
 
     Args:
         text: the line.
-        fields: numbers and names that a JSON line has besides, for machines.
+        fields: additional keys of the JSON line.
     """
     _log.info("%s", text, extra={"fields": fields or {}})
 
 
 def warn(text: str) -> None:
-    """Say something that an operator should look at, in one line."""
+    """Log a line that an operator should look at."""
     _log.warning("%s", text)
 
 
 class _Writer:
-    """Makes lines of log records."""
+    """Formats log records as lines."""
 
     def __init__(self, part: str, organization: str, private: bool, timed: bool, as_json: bool) -> None:
         self.private = private
@@ -143,12 +143,12 @@ class _Writer:
             return json.dumps({**values, **getattr(record, "fields", {}), **values}, default=str)
         before = f"{time} " if self._timed else ""
         before += f"{level}: " if record.levelno > logging.INFO else ""
-        # A name that came over the network must not begin a line of its own.
-        return before + "".join(one if one.isprintable() else repr(one)[1:-1] for one in message)
+        # A name from the network must not be able to start a new line.
+        return before + "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
 
     def _message(self, record: logging.LogRecord) -> str:
         error = record.exc_info[1] if record.exc_info else None
-        if self.private and not _is_ours(record.name):
+        if self.private and not _is_own(record.name):
             message = f"a message of {record.name} at {short(record.pathname)}:{record.lineno} is not shown"
             return f"{message}: {failure(error)}" if error else message
         message = record.getMessage().strip()
@@ -156,16 +156,16 @@ class _Writer:
 
 
 class _Lines(logging.Handler):
-    """Writes every record as one line."""
+    """Writes each log record as one line."""
 
     def __init__(self, writer: _Writer) -> None:
         super().__init__()
         self.writer = writer
-        # In place of the process's own, see `nothing_else`.
+        # Replace standard output and error, see `nothing_else`.
         self.streams: tuple[TextIO, TextIO] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno < logging.WARNING and not _is_ours(record.name):
+        if record.levelno < logging.WARNING and not _is_own(record.name):
             return
         out, errors = self.streams or (sys.stdout, sys.stderr)
         stream = errors if record.levelno >= logging.WARNING else out
@@ -174,11 +174,11 @@ class _Lines(logging.Handler):
             encoding = stream.encoding or "utf-8"
             stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
             stream.flush()
-        except Exception:  # as every handler of `logging` does: a log must not stop what it tells of
+        except Exception:  # like every handler of `logging`: a failing log must not stop the program
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the interface is logging's
-        """Nothing: Python would print the record. A log that cannot be written must not stop a training either."""
+        """Ignored: Python would print the record, and a log that cannot be written must not stop a training."""
 
     def warn(
         self,
@@ -189,7 +189,7 @@ class _Lines(logging.Handler):
         file: TextIO | None = None,  # noqa: ARG002 - the interface is that of `warnings`
         line: str | None = None,  # noqa: ARG002
     ) -> None:
-        """In place of `warnings.showwarning`, which prints the source's line as well."""
+        """Replaces `warnings.showwarning`, which also prints the source line."""
         text = "" if self.writer.private else f": {message}"
         _log.warning("%s at %s:%d%s", category.__name__, short(filename), lineno, text)
 
@@ -198,12 +198,12 @@ _handler: _Lines | None = None
 _show_warning: list[Any] = []
 
 
-def _is_ours(name: str) -> bool:
-    return name.split(".")[0] in _OURS
+def _is_own(name: str) -> bool:
+    return name.split(".")[0] in _OWN_PACKAGES
 
 
 def _take_over(logger: logging.Logger) -> None:
-    """Libraries that print by themselves speak through the root logger, as the others do."""
+    """Make a library with its own stream handler log through the root logger instead."""
     for handler in list(logger.handlers):
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             logger.removeHandler(handler)
@@ -213,14 +213,14 @@ def _take_over(logger: logging.Logger) -> None:
 def _uncaught(error: BaseException | None) -> None:
     if error is not None and not isinstance(error, KeyboardInterrupt):
         text = _handler is not None and not _handler.writer.private
-        _log.critical("an error of ours: %s", failure(error, text=text))
+        _log.critical("unexpected error: %s", failure(error, text=text))
 
 
 def bug(error: Exception) -> bool:
-    """Log an error that nobody foresaw.
+    """Log an unexpected error.
 
     Returns:
-        False if that is left to Python's own traceback: nothing private is open, and a person reads it.
+        False if Python's traceback should be printed instead: no records are open, and the format is for people.
     """
     if sys.excepthook is sys.__excepthook__:
         return False
@@ -230,16 +230,16 @@ def bug(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def nothing_else() -> Iterator[None]:
-    """As long as the context lasts, standard output and standard error take the lines of this log alone.
+    """Within the context, standard output and standard error receive only the lines of this log.
 
-    Libraries of C++ and Rust print past Python: a panic of a tokenizer quotes the text that it was splitting. What
-    they print is lost.
+    Libraries in C++ and Rust print directly to the file descriptors: a panic of a tokenizer quotes the text that
+    it was splitting. Their output is discarded.
     """
     if _handler is None:
-        raise RuntimeError("`begin` comes first")
+        raise RuntimeError("call `configure` first")
     flush = ctypes.CDLL(None).fflush
-    handler, kept = _handler, [os.dup(number) for number in (1, 2)]
-    out, errors = (open(number, "w", encoding="utf-8", closefd=False) for number in kept)  # noqa: SIM115
+    handler, saved = _handler, [os.dup(number) for number in (1, 2)]
+    out, errors = (open(number, "w", encoding="utf-8", closefd=False) for number in saved)  # noqa: SIM115
     nothing = os.open(os.devnull, os.O_WRONLY)
     try:
         _flush()
@@ -248,18 +248,18 @@ def nothing_else() -> Iterator[None]:
         handler.streams = (out, errors)
         yield
     finally:
-        # What was printed so far must not come out afterwards.
+        # Buffered output must not be written to the restored streams.
         _flush()
         flush(None)
         handler.streams = None
-        for number, own in zip((1, 2), kept, strict=True):
-            os.dup2(own, number)
-            os.close(own)
+        for number, original in zip((1, 2), saved, strict=True):
+            os.dup2(original, number)
+            os.close(original)
         os.close(nothing)
 
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        # None where a program has no streams; a closed pipe is no concern of ours.
+        # A stream is None in a program without streams; a closed pipe is ignored.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()

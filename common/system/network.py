@@ -1,4 +1,4 @@
-"""Addresses: where a server listens and is reached."""
+"""Network addresses: where a server listens and is reached."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Address:
     """Where a server listens.
 
     Attributes:
-        host: a name or an address, an IPv6 address without its brackets.
+        host: a name or an IP address; IPv6 without brackets.
         port: from 1 to 65535.
     """
 
@@ -30,14 +30,14 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the address."""
         try:
             return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
 
     def is_open(self) -> bool:
-        """Whether something accepts connections there."""
+        """Whether a server accepts connections at the address."""
         try:
             with socket.create_connection((self.host, self.port), timeout=1):
                 return True
@@ -45,7 +45,7 @@ class Address:
             return False
 
     def wait_until_open(self, seconds: float) -> bool:
-        """Whether something accepts connections there before the time is over."""
+        """Wait for a server to accept connections; returns whether one did in time."""
         deadline = time.monotonic() + seconds
         while not (opened := self.is_open()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -53,14 +53,14 @@ class Address:
 
 
 def any_address(text: str, key: str) -> Address:
-    """An address from `host:port`.
+    """Parse `host:port`.
 
     Args:
         text: for instance "coordinator.example:8443", "0.0.0.0:8443" or "[::1]:8443".
-        key: where it stands, for the error.
+        key: the name of the setting, for the error.
 
     Raises:
-        InputError: it is no such address.
+        InputError: it is not such an address.
 
     >>> any_address("coordinator.example:8443", "server").port
     8443
@@ -81,15 +81,15 @@ def _is_host(host: str, *, bracketed: bool) -> bool:
 
 
 def loopback_address(text: str, key: str, why: str) -> Address:
-    """An address of this machine alone, from `host:port`.
+    """Parse `host:port` and require a loopback address.
 
     Args:
         text: for instance "127.0.0.1:8000" or "localhost:8000".
-        key: where it stands, for the error.
-        why: it must be one, for the error.
+        key: the name of the setting, for the error.
+        why: the reason for the requirement, for the error.
 
     Raises:
-        InputError: it is no such address, or not one of this machine alone.
+        InputError: it is not an address, or not a loopback address.
 
     >>> str(loopback_address("127.0.0.1:8000", "superlink", "it stays here"))
     '127.0.0.1:8000'
@@ -101,7 +101,7 @@ def loopback_address(text: str, key: str, why: str) -> Address:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
+    """A port of 127.0.0.1 that is unused now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

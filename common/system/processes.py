@@ -1,4 +1,4 @@
-"""Children that live and die with their parent: started again when they fall over, never left behind."""
+"""Child processes that are bound to their parent: restarted when they fail, never left running without it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _POLL_SECONDS = 0.1
 _TERM_SECONDS = 8.0
 _ORPHAN_SECONDS = 3.0
 _LONGEST_PAUSE = 30.0
-# A child that lived this long starts anew with the shortest pause.
+# After a child has run this long, the pause before its next restart is reset.
 _STEADY_SECONDS = 60.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
-# Flower's own programs: quiet, offline, no installation at run time.
+# For Flower's programs: no telemetry, no update check, no installation at run time.
 FLOWER_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -39,7 +39,7 @@ FLOWER_ENVIRONMENT = {
 
 
 class ChildFailed(SottoError):
-    """A child ended so that starting it again is of no use; the exit code is the child's."""
+    """A child ended with an exit code after which a restart is of no use; `exit_code` is the child's."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
@@ -62,23 +62,23 @@ class _Child:
 
 
 class Supervisor:
-    """Starts children, keeps them running, and ends them with all that they started; use it as a context.
+    """Starts children, restarts them, and ends them with all their descendants; a context manager.
 
     Args:
-        report: told in one line what happens to a child.
+        report: called with one line for each event of a child.
     """
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
         self._children: list[_Child] = []
-        self._told = False
+        self._stop_requested = False
         self._libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
     def __enter__(self) -> Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         if self._libc is not None:
-            # What a child leaves behind becomes ours, so that it can be ended and does not stay a zombie.
+            # Orphaned descendants are reparented to this process, so that it can end and reap them.
             self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         return self
 
@@ -88,8 +88,8 @@ class Supervisor:
         self.stop()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        # Not an event: its lock may be held by the very thread that the signal interrupts.
-        self._told = True
+        # Not a `threading.Event`: the interrupted thread may hold its lock.
+        self._stop_requested = True
 
     def start(
         self,
@@ -104,11 +104,11 @@ class Supervisor:
 
         Args:
             name: for the reports.
-            command: what to run.
-            environment: added to this process's own.
-            log: a file for what it prints; None for this process's own output.
-            takes_along: another child that cannot go on without this one: it is started again with it.
-            final: exit codes after which starting it again is of no use.
+            command: the program and its arguments.
+            environment: variables added to those of this process.
+            log: a file for its output; None for the output of this process.
+            takes_along: another child that cannot continue without this one, and is restarted with it.
+            final: exit codes after which a restart is of no use.
         """
         process = self._spawn(command, environment, log)
         self._children.append(
@@ -120,13 +120,13 @@ class Supervisor:
     ) -> subprocess.Popen[bytes]:
         output: IO[bytes] | None = log.open("ab") if log is not None else None
         try:
-            return subprocess.Popen(  # noqa: S603 - the commands are our own
+            return subprocess.Popen(  # noqa: S603 - the commands come from this code base
                 list(command),
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output is not None else None,
-                # Ctrl-C reaches this process alone, which ends its children in order.
+                # Ctrl-C reaches only this process, which then ends its children in order.
                 start_new_session=True,
                 preexec_fn=functools.partial(self._die_with_parent, os.getpid()),
             )
@@ -138,16 +138,16 @@ class Supervisor:
         if self._libc is not None:
             self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
             if os.getppid() != parent:
-                os._exit(1)  # it died before it could be asked for
+                os._exit(1)  # the parent died before the death signal was set
 
     def run(self, watch: Callable[[], None] = lambda: None) -> None:
-        """Keep the children running until this process is told to end.
+        """Keep the children running until this process receives SIGTERM or SIGINT.
 
         Args:
-            watch: called again and again; what it raises ends this process.
+            watch: called repeatedly; its exceptions are not caught.
 
         Raises:
-            ChildFailed: a child ended so that starting it again is of no use.
+            ChildFailed: a child ended with a final exit code.
         """
         while not self._pause():
             watch()
@@ -155,17 +155,17 @@ class Supervisor:
 
     def _pause(self) -> bool:
         time.sleep(_POLL_SECONDS)
-        return self._told
+        return self._stop_requested
 
     def wait_for(self, ready: Callable[[], bool], seconds: float) -> bool:
-        """Wait until something is the case.
+        """Wait for a condition.
 
         Args:
-            ready: asked again and again.
-            seconds: to wait at most.
+            ready: the condition; called repeatedly.
+            seconds: the longest time to wait.
 
         Returns:
-            Whether it became so; False also if this process is told to end.
+            Whether it became true; False also if this process receives SIGTERM or SIGINT.
 
         Raises:
             SottoError: a child ended meanwhile.
@@ -183,15 +183,15 @@ class Supervisor:
         return True
 
     @property
-    def told_to_end(self) -> bool:
-        """Whether this process was told to end."""
-        return self._told
+    def stop_requested(self) -> bool:
+        """Whether this process has received SIGTERM or SIGINT."""
+        return self._stop_requested
 
     def tend(self) -> None:
-        """Start children again that ended, after a pause that doubles each time.
+        """Restart children that ended, after a pause that doubles each time.
 
         Raises:
-            ChildFailed: a child ended so that starting it again is of no use.
+            ChildFailed: a child ended with a final exit code.
         """
         now = time.monotonic()
         for child in self._children:
@@ -204,7 +204,7 @@ class Supervisor:
                 if now - child.started > _STEADY_SECONDS:
                     child.pause = 0.5
                 child.again_at = now + child.pause
-                self._report(f"{child.name} ended with code {code}; again in {child.pause:g} s{_see(child)}")
+                self._report(f"{child.name} ended with code {code}; restarting in {child.pause:g} s{_see(child)}")
                 child.pause = min(2 * child.pause, _LONGEST_PAUSE)
                 self._take_along(child)
             elif now >= child.again_at:
@@ -214,13 +214,13 @@ class Supervisor:
 
     def _take_along(self, child: _Child) -> None:
         for other in self._children:
-            # One that was itself taken along takes nobody: two may need each other.
+            # A child that is restarted with another does not restart a third: two may depend on each other.
             if other.name == child.takes_along and not child.taken_along and other.process.poll() is None:
                 other.taken_along = True
                 other.process.terminate()
 
     def stop(self) -> None:
-        """End all children and whatever they started; nothing of them remains."""
+        """End all children and all their descendants."""
         for child in self._children:
             if child.process.poll() is None:
                 child.process.terminate()
@@ -235,12 +235,12 @@ class Supervisor:
         self._end_orphans()
 
     def _end_orphans(self) -> None:
-        """End what children that are no more have started; the system has made it ours."""
-        own = {child.process.pid for child in self._children}
+        """End the orphaned descendants of dead children, which were reparented to this process."""
+        children = {child.process.pid for child in self._children}
         left = [
             process
             for orphan in psutil.Process().children()
-            if orphan.pid not in own
+            if orphan.pid not in children
             for process in (orphan, *_descendants(orphan))
         ]
         for number in (signal.SIGTERM, signal.SIGKILL):

@@ -1,8 +1,8 @@
-"""What may be logged of an error: its type and the places in the code that it came through, not its text.
+"""Redact errors for logs: the type and the locations in the code are kept, the text is not.
 
-An error's text may hold what the code was working on: a parser quotes the line, a tokenizer the word, and a
-traceback shows lines of source with values in them. The text of a `SottoError` is ours, made of names and public
-numbers.
+An error's text can quote the data that the code was working on: a parser quotes the line, a tokenizer the word,
+and a traceback can contain values in lines of source. The text of a `SottoError` is written by Sotto and consists
+of names and public numbers.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _MOST_CAUSES = 5
 
 
 def failure(error: BaseException, *, text: bool = False) -> str:
-    """What may be logged of an error: its type, what the system calls it, and the places that it came through.
+    """Describe an error for a log: its type, the system's name of it, and the locations in the traceback.
 
     Args:
-        error: of any kind.
-        text: whether its text may be logged too. That of a `SottoError` always may.
+        error: of any type.
+        text: whether its text is included. That of a `SottoError` always is.
     """
-    said: list[str] = []
+    parts: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error
-    while current is not None and id(current) not in seen and len(said) < _MOST_CAUSES:
+    while current is not None and id(current) not in seen and len(parts) < _MOST_CAUSES:
         seen.add(id(current))
         kind = type(current).__name__
         known = str(current) if text or isinstance(current, SottoError) else _known_cause(current)
-        said.append(f"{kind}{f' ({known})' if known else ''} at {_places(current.__traceback__)}")
+        parts.append(f"{kind}{f' ({known})' if known else ''} at {_places(current.__traceback__)}")
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return "; because of ".join(said)
+    return "; because of ".join(parts)
 
 
 def _known_cause(error: BaseException) -> str:
-    """The system's or SQLite's own fixed name of what happened: never the error's text."""
+    """The fixed name that the operating system or SQLite has for the error; never the error's text."""
     if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
         return os.strerror(error.errno)
     if isinstance(error, sqlite3.Error):
@@ -50,7 +50,7 @@ def _known_cause(error: BaseException) -> str:
 
 
 def _places(trace: TracebackType | None) -> str:
-    """file:line:function, the place where it was raised first. No line of source: it may hold values."""
+    """file:line:function of each frame, innermost first. No source lines: they can contain values."""
     places = [
         f"{short(frame.f_code.co_filename)}:{line}:{frame.f_code.co_name}"
         for frame, line in traceback.walk_tb(trace)
@@ -59,7 +59,7 @@ def _places(trace: TracebackType | None) -> str:
 
 
 def short(filename: str) -> str:
-    """A file's path within its package: what a log shows of it."""
+    """The path of a file within its package, for logs."""
     path = Path(filename)
     for above in path.parents:
         if above.name in ("site-packages", "dist-packages") or (above / "sotto.py").is_file():

@@ -1,4 +1,4 @@
-"""What a base model can be fine-tuned for. One file a task, one interface.
+"""The tasks that a base model can be fine-tuned for: one module per task, one interface.
 
 A task turns a record into `Example`s, and a batch of examples into one loss per example. A loss depends on
 its own example alone: that is what makes a clipped gradient a bound on one record's influence.
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from common.plan.task import TaskSection
 
-# A label that no loss is taken on.
+# A label that contributes no loss.
 IGNORED = -100
 
 
 class UnusableError(ValueError):
-    """A record contributes nothing. The text says why, without a word of the record."""
+    """A record cannot be used. The text is the reason, without any content of the record."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Example:
 
     Attributes:
         input_ids: token ids, at least one.
-        labels: what the loss is taken against, as the task reads it: what each position should have been
-            (`IGNORED` where no loss is taken), a class, the ends of an answer, the tokens to write.
-        second: where the second of two texts begins; 0 if there is one text.
-        vector: in place of the tokens, what a base model that is not trained makes of them: float32 as bytes.
+        labels: the targets of the loss, which depend on the task: the token of each position (`IGNORED` where
+            there is no loss), a class, the ends of an answer, or the tokens to generate.
+        second: the position where the second of two texts starts; 0 if there is one text.
+        vector: the output of a frozen base model in place of the tokens: float32 as bytes.
     """
 
     input_ids: tuple[int, ...]
@@ -49,8 +49,8 @@ class Example:
 def padded_length(length: int) -> int:
     """The next multiple of 16 above a length in tokens.
 
-    What an example is padded to depends on its own length only, and at least one position is padding: the
-    kernels that run, and so the rounding of an example's gradient, do not depend on its companions.
+    The padded length of an example depends on its own length only, and at least one position is padding. So the
+    kernels that run, and the rounding of an example's gradient, do not depend on the rest of the batch.
 
     >>> [padded_length(tokens) for tokens in (1, 16, 17, 100)]
     [16, 32, 32, 112]
@@ -62,10 +62,10 @@ class Task(Protocol):
     """The interface of every task."""
 
     def encode(self, record: Mapping[str, Any]) -> tuple[Example, ...]:
-        """The examples of a record: one, or the windows of a long one. Looks at no other record.
+        """Encode a record as one example or, if it is long, as its windows. Depends on no other record.
 
         Raises:
-            UnusableError: it can contribute nothing.
+            UnusableError: the record cannot be used.
         """
 
     def losses(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> torch.Tensor:
@@ -75,25 +75,25 @@ class Task(Protocol):
         """
 
     def synthetic(self, count: int, longest: int = 12) -> list[Example]:
-        """Made-up examples of different lengths, the first the longest, to try a model with; no record is read."""
+        """Synthetic examples of different lengths, the first the longest, to test a model; no record is read."""
 
     def predict(self, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """What a model makes of each record, beside what is right; None for a record that cannot be used."""
+        """A prediction for each record, with the reference; None for a record that cannot be used."""
 
     def metrics(self, predictions: Sequence[Any]) -> dict[str, float]:
-        """Metric names and numbers over some of what `predict` gave, None left out; at least one."""
+        """Metrics by name, over one or more predictions without None."""
 
     def score(self, predictions: Sequence[Any]) -> float:
-        """The section's headline metric alone, which takes no time: it may be asked for a thousand times."""
+        """The main metric alone. Fast: it can be called a thousand times."""
 
 
 def predictions_on(task: Task, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What a model makes of records; those that cannot be used are left out."""
-    return [made for made in task.predict(model, records) if made is not None]
+    """Predictions for the records that can be used."""
+    return [prediction for prediction in task.predict(model, records) if prediction is not None]
 
 
 def usable(task: Task, records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[Example]]:
-    """The examples of the records that can be used, and the place of the record of each."""
+    """The examples of the records that can be used, and for each the index of its record."""
     places: list[int] = []
     examples: list[Example] = []
     for place, record in enumerate(records):
@@ -107,12 +107,12 @@ def usable(task: Task, records: Sequence[Mapping[str, Any]]) -> tuple[list[int],
 
 
 def check_some_usable(task: Task, section: TaskSection, records: Sequence[Mapping[str, Any]], source: str) -> None:
-    """Refuse records that all contribute nothing. For public records, and for an organization's own terminal.
+    """Raise if no record can be used. For public records, and for an organization's own terminal.
 
     Raises:
-        InputError: none of them can be used; the reason of the first one.
+        InputError: no record can be used; with the reason for the first.
     """
-    reason = "there is none"
+    reason = "there are no records"
     for number, record in enumerate(records):
         try:
             task.encode(record)
@@ -125,10 +125,10 @@ def check_some_usable(task: Task, section: TaskSection, records: Sequence[Mappin
 
 
 def make_task(section: TaskSection, tokenizer: Any) -> Task:
-    """The task that a plan names.
+    """Create the task of a plan.
 
     Raises:
-        InputError: the tokenizer cannot serve it.
+        InputError: the tokenizer does not support the task.
     """
     from common.tasks.causal_lm import CausalLM
     from common.tasks.chat import Chat

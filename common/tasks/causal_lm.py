@@ -30,9 +30,9 @@ class CausalLM(NextTokens):
         self._response = section.response
 
     def encode(self, record: Mapping[str, Any]) -> tuple[Example, ...]:
-        """The tokens of the record's text, begun and ended as the base model expects.
+        """Encode the record's text, with the start and end tokens that the base model expects.
 
-        A response is made into tokens by itself: what a model is asked with does not depend on what it answers.
+        A response is tokenized separately, so that the tokens of the prompt do not depend on it.
         """
         begin = self.tokenizer.bos_token_id
         ids = ([] if begin is None else [begin]) + self._tokens(filled(self._template, record).strip())

@@ -1,4 +1,4 @@
-"""Dialogues by the tokenizer's chat template: predict what the assistant says, and nothing else."""
+"""Dialogues in the tokenizer's chat template: predict the assistant's turns only."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Message = dict[str, str]
 class Chat(NextTokens):
     """Predict the assistant's turns of a dialogue.
 
-    A record has `messages`, a list of {"role", "content"}; or, where the plan has templates, one turn of the user
-    and one of the assistant.
+    A record has `messages`, a list of {"role", "content"}; or, if the plan has templates, one turn of the user and
+    one of the assistant.
 
     Args:
         section: of the plan.
@@ -35,7 +35,7 @@ class Chat(NextTokens):
         super().__init__(tokenizer, section.max_length)
         if not tokenizer.chat_template:
             raise InputError(
-                'task.kind = "chat": the base model\'s tokenizer has no chat template; take a base that was made '
+                'task.kind = "chat": the base model\'s tokenizer has no chat template; use a base trained '
                 'for chat, or kind = "causal-lm" with template and response'
             )
         self._template = section.template
@@ -52,15 +52,15 @@ class Chat(NextTokens):
             )
 
     def encode(self, record: Mapping[str, Any]) -> tuple[Example, ...]:
-        """The tokens of the dialogue; those of the assistant's turns are labels, with what ends the turn."""
+        """Encode the dialogue; the labels are the tokens of the assistant's turns, with the end of each turn."""
         try:
             ids, labels = self._tokens(self._messages(record))
         except (TemplateError, TypeError, KeyError):
-            raise UnusableError("the chat template does not take its messages") from None
+            raise UnusableError("the chat template does not accept its messages") from None
         return self.example(ids, labels)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens of a dialogue up to where the assistant speaks next."""
+        """The tokens of a dialogue up to the start of the assistant's next turn."""
         return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
     def _messages(self, record: Mapping[str, Any]) -> list[Message]:
@@ -71,26 +71,26 @@ class Chat(NextTokens):
             ]
         messages = record.get("messages")
         if not isinstance(messages, list) or not all(map(_is_message, messages)):
-            raise UnusableError("its 'messages' is no list of messages with a role and a content")
-        return [{"role": one["role"], "content": clean(one["content"]).strip()} for one in messages]
+            raise UnusableError("its 'messages' is not a list of messages with a role and a content")
+        return [{"role": item["role"], "content": clean(item["content"]).strip()} for item in messages]
 
     def _tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-        """A dialogue turn by turn: a turn is what the template adds to the turns before it.
+        """Tokenize a dialogue turn by turn: a turn is what the template adds to the earlier turns.
 
         Raises:
-            UnusableError: the assistant says nothing, or a turn changes what was before it.
+            UnusableError: there is no turn of the assistant, or a turn changes the tokens of earlier turns.
         """
         ids: list[int] = []
         labels: list[int] = []
         for count, message in enumerate(messages, start=1):
             if message["role"] != "assistant":
                 continue
-            asked = self.prompt(messages[: count - 1])
-            told = list(self.tokenizer.apply_chat_template(messages[:count], return_dict=False))
-            if asked[: len(ids)] != ids or told[: len(asked)] != asked:
+            prompt = self.prompt(messages[: count - 1])
+            whole = list(self.tokenizer.apply_chat_template(messages[:count], return_dict=False))
+            if prompt[: len(ids)] != ids or whole[: len(prompt)] != prompt:
                 raise UnusableError("the chat template changes earlier turns when there is a later one")
-            labels += [IGNORED] * (len(asked) - len(ids)) + told[len(asked) :]
-            ids = told
+            labels += [IGNORED] * (len(prompt) - len(ids)) + whole[len(prompt) :]
+            ids = whole
         if not ids:
             raise UnusableError("it has no turn of the assistant")
         return ids, labels

@@ -1,6 +1,6 @@
-"""How well classes were told: each class, which were taken for which, and whether the confidence was earned.
+"""Quality of a classification: scores per class, confusions between classes, and calibration of the confidence.
 
-Texts whose right class is known are counted; they are public, or the evaluator's own. It holds no text.
+It counts texts with a known class, which are public or belong to the evaluator. It contains no text.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import ConfigDict, Field
 
-# More classes make no table that anybody reads: then the most frequent confusions are named instead.
+# A table of more classes is not readable: only the most frequent confusions are reported then.
 MOST_SHOWN = 20
 BINS = 15
 _MOST_CONFUSIONS = 10
 
-# What is read back from a run directory may have been written by somebody else.
+# A report that is read from a run directory may have been written by another party.
 _STRICT = ConfigDict(strict=True, extra="forbid")
 _Count = Annotated[int, Field(ge=0, le=10**12)]
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -27,14 +27,14 @@ _Label = Annotated[str, Field(min_length=1, max_length=200)]
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class was told.
+    """Scores of one class.
 
     Attributes:
         name: of the class.
-        precision: share of the texts told to be of it that are; 0 if there is none.
-        recall: share of its texts that were told to be of it; 0 if there is none.
+        precision: fraction of the texts predicted as this class that belong to it; 0 if there are none.
+        recall: fraction of the class's texts that were predicted as it; 0 if there are none.
         f1: the harmonic mean of the two.
-        support: texts that are of it.
+        support: the number of texts of the class.
     """
 
     __pydantic_config__ = _STRICT
@@ -47,12 +47,12 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often one class was taken for another.
+    """How often one class was predicted in place of another.
 
     Attributes:
-        right: the class that it is.
-        told: the class that was told.
-        count: texts.
+        right: the true class.
+        told: the predicted class.
+        count: the number of texts.
     """
 
     __pydantic_config__ = _STRICT
@@ -63,12 +63,12 @@ class Confusion:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Texts whose likeliest class had a probability within one of 15 equal parts of 0 to 1.
+    """Texts whose predicted class had a probability in one of 15 equal intervals of 0 to 1.
 
     Attributes:
-        count: texts.
-        confidence: mean probability of the class that was told; 0 without a text.
-        accuracy: share of them that were told right; 0 without a text.
+        count: the number of texts.
+        confidence: mean probability of the predicted class; 0 without texts.
+        accuracy: fraction of correct predictions; 0 without texts.
     """
 
     __pydantic_config__ = _STRICT
@@ -79,13 +79,13 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class ClassReport:
-    """How well classes were told.
+    """Quality of a classification.
 
     Attributes:
         scores: of each class, in the plan's order; empty with more than 20 classes.
-        matrix: texts by right class (rows) and told class (columns), shape (classes, classes); empty with more
-            than 20 classes.
-        confusions: the 10 most frequent ones, the most frequent first.
+        matrix: number of texts by true class (rows) and predicted class (columns), shape (classes, classes); empty
+            with more than 20 classes.
+        confusions: the 10 most frequent, in descending order.
         calibration: the 15 bins, from the least confident to the most.
     """
 
@@ -101,56 +101,57 @@ class ClassReport:
 
     @property
     def names(self) -> set[str]:
-        """The classes that are named somewhere."""
-        confused = {name for one in self.confusions for name in (one.right, one.told)}
+        """The classes that occur in the report."""
+        confused = {name for item in self.confusions for name in (item.right, item.told)}
         return confused.union(score.name for score in self.scores)
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: the mean distance of confidence from accuracy, over all texts."""
-        texts = sum(one.count for one in self.calibration)
-        gaps = (one.count * abs(one.accuracy - one.confidence) for one in self.calibration)
+        """Expected calibration error: the mean difference between confidence and accuracy, over all texts."""
+        texts = sum(part.count for part in self.calibration)
+        gaps = (part.count * abs(part.accuracy - part.confidence) for part in self.calibration)
         return sum(gaps) / max(1, texts)
 
     def flat(self) -> dict[str, int]:
-        """Texts of each class, and the matrix: `support[class]` and `confusion[right][told]`."""
+        """Texts per class, and the matrix: `support[class]` and `confusion[true][predicted]`."""
         names = [score.name for score in self.scores]
         counts = {f"support[{score.name}]": score.support for score in self.scores}
         for right, row in zip(names, self.matrix, strict=True):
-            counts |= {f"confusion[{right}][{told}]": count for told, count in zip(names, row, strict=True)}
+            counts |= {f"confusion[{right}][{other}]": count for other, count in zip(names, row, strict=True)}
         return counts
 
     def to_dict(self) -> dict[str, Any]:
-        """As nested JSON."""
+        """Plain values, for JSON."""
         return asdict(self)
 
 
 def class_report(
     labels: Sequence[int], probabilities: Sequence[Sequence[float]], names: Sequence[str]
 ) -> ClassReport:
-    """Count what was told, by scikit-learn.
+    """Evaluate a classification with scikit-learn.
 
     Args:
-        labels: the right class of each text; at least one.
+        labels: the true class of each text; at least one.
         probabilities: of each class, for each text.
         names: of the classes.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     right, chances = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    told = chances.argmax(1)
-    # Pairs are counted, not a matrix: there may be 10,000 classes.
-    pairs = Counter((one, other) for one, other in zip(right.tolist(), told.tolist(), strict=True) if one != other)
+    predicted = chances.argmax(1)
+    # Count pairs, without a matrix: there may be 10,000 classes.
+    classes = zip(right.tolist(), predicted.tolist(), strict=True)
+    pairs = Counter((true, other) for true, other in classes if true != other)
     ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:_MOST_CONFUSIONS]
-    confusions = tuple(Confusion(names[one], names[other], count) for (one, other), count in ordered)
+    confusions = tuple(Confusion(names[true], names[other], count) for (true, other), count in ordered)
     bins = calibration_bins(right, chances)
     if len(names) > MOST_SHOWN:
         return ClassReport((), (), confusions, bins)
-    every = list(range(len(names)))
-    parts = precision_recall_fscore_support(right, told, labels=every, zero_division=0.0)
+    indices = list(range(len(names)))
+    parts = precision_recall_fscore_support(right, predicted, labels=indices, zero_division=0.0)
     precision, recall, f1, support = (part.tolist() for part in parts)
     scores = tuple(map(ClassScore, names, precision, recall, f1, support))
-    matrix = tuple(tuple(row) for row in confusion_matrix(right, told, labels=every).tolist())
+    matrix = tuple(tuple(row) for row in confusion_matrix(right, predicted, labels=indices).tolist())
     return ClassReport(scores, matrix, confusions, bins)
 
 
@@ -161,13 +162,13 @@ def calibration_bins(labels: np.ndarray, probabilities: np.ndarray) -> tuple[Cal
         labels: shape (texts,).
         probabilities: shape (texts, classes).
     """
-    # A sum of rounded probabilities may pass 1 by a hair; a model that was poisoned is sure of nothing.
+    # A rounded probability can slightly exceed 1; a poisoned model can give NaN, which counts as 0.
     confidence = np.minimum(np.nan_to_num(probabilities.max(1), nan=0.0), 1.0)
     right = probabilities.argmax(1) == labels
-    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    indices = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = []
-    for place in range(BINS):
-        inside = places == place
+    for index in range(BINS):
+        inside = indices == index
         count = int(inside.sum())
         mean = (float(confidence[inside].mean()), float(right[inside].mean())) if count else (0.0, 0.0)
         bins.append(CalibrationBin(count, *mean))

@@ -1,4 +1,4 @@
-"""Classification: the class of a text, by a linear head on one vector of the text."""
+"""Classification: the class of a text, from a linear head on one vector of the text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from common.plan.task import TaskSection
 from common.tasks import Example, UnusableError
 from common.tasks.class_report import ClassReport, class_report
-from common.tasks.text import MadeUp, by_record, device_of, filled, model_inputs
+from common.tasks.text import SyntheticData, by_record, device_of, filled, model_inputs
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ClassPrediction:
     """The classes of one text.
 
     Attributes:
-        label: the class that is right.
+        label: the true class.
         probabilities: of each class.
     """
 
@@ -29,7 +29,7 @@ class ClassPrediction:
 
 
 class Classification:
-    """Name the class of a text. The loss of an example is its cross-entropy.
+    """Predict the class of a text. The loss of an example is its cross-entropy.
 
     Args:
         section: of the plan.
@@ -48,15 +48,15 @@ class Classification:
         self._max_length = section.max_length
 
     def encode(self, record: Mapping[str, Any]) -> tuple[Example, ...]:
-        """The tokens of the record's text with what the base model puts around a text, and its class."""
+        """Encode the record's text, with the tokenizer's special tokens, and its class."""
         label = self._label(record)
         return (Example(tuple(self.tokens(filled(self._template, record))), (label,)),)
 
     def tokens(self, text: str) -> list[int]:
-        """The tokens of a text, cut at `max_length`.
+        """Tokenize a text, truncated to `max_length`.
 
         Raises:
-            UnusableError: there are none.
+            UnusableError: it has no tokens.
         """
         ids = list(self._tokenizer(text.strip(), truncation=True, max_length=self._max_length)["input_ids"])
         if not ids:
@@ -69,7 +69,7 @@ class Classification:
         return F.cross_entropy(self._logits(model, examples, length), labels, reduction="none")
 
     def frozen(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> list[Example]:
-        """The examples with vectors in place of tokens: only the head is left to compute."""
+        """Replace tokens by the frozen base model's vectors, so that only the head remains to be computed."""
         inputs = model_inputs(self._tokenizer, examples, length, device_of(model))
         vectors = model.vectors(**inputs).detach().cpu().numpy()  # type: ignore[operator]
         return [
@@ -79,56 +79,56 @@ class Classification:
 
     def synthetic(self, count: int, longest: int = 12) -> list[Example]:
         """Random token ids with random classes."""
-        made = MadeUp(self._tokenizer, self._max_length)
-        return [Example(ids, (made.below(len(self._classes)),)) for ids in made.rows(count, longest)]
+        synthetic = SyntheticData(self._tokenizer, self._max_length)
+        return [Example(ids, (synthetic.below(len(self._classes)),)) for ids in synthetic.rows(count, longest)]
 
     def predict(
         self, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]
     ) -> list[ClassPrediction | None]:
-        """The probabilities of the classes of each record's text."""
+        """The class probabilities of each record's text."""
 
         def answer(examples: Sequence[Example]) -> list[ClassPrediction]:
-            every = self._logits(model, examples, max(map(len, examples))).double().softmax(1).tolist()
+            rows = self._logits(model, examples, max(map(len, examples))).double().softmax(1).tolist()
             return [
                 ClassPrediction(example.labels[0], tuple(chances))
-                for example, chances in zip(examples, every, strict=True)
+                for example, chances in zip(examples, rows, strict=True)
             ]
 
         return by_record(self, records, answer)
 
     def metrics(self, predictions: Sequence[ClassPrediction]) -> dict[str, float]:
-        """Accuracy, macro F1 and what else `common.tasks.scores` says of classes."""
+        """Accuracy, macro F1 and the other metrics of `common.tasks.scores.class_metrics`."""
         from common.tasks.scores import class_metrics
 
-        labels = [made.label for made in predictions]
-        return class_metrics(labels, [made.probabilities for made in predictions], list(self._classes))
+        labels = [item.label for item in predictions]
+        return class_metrics(labels, [item.probabilities for item in predictions], list(self._classes))
 
     def class_report(self, predictions: Sequence[ClassPrediction]) -> ClassReport:
-        """How well each class was told, and which were taken for which; at least one prediction."""
-        labels = [made.label for made in predictions]
-        return class_report(labels, [made.probabilities for made in predictions], list(self._classes))
+        """Scores per class, confusions and calibration, over at least one prediction."""
+        labels = [item.label for item in predictions]
+        return class_report(labels, [item.probabilities for item in predictions], list(self._classes))
 
     def score(self, predictions: Sequence[ClassPrediction]) -> float:
         """Accuracy."""
-        right = sum(max(made.probabilities) == made.probabilities[made.label] for made in predictions)
+        right = sum(max(item.probabilities) == item.probabilities[item.label] for item in predictions)
         return right / len(predictions)
 
     def _label(self, record: Mapping[str, Any]) -> int:
         value = record.get(self._field)
         if not isinstance(value, str | int) or isinstance(value, bool):
-            raise UnusableError(f"its {self._field!r} is missing, or is no text or integer")
+            raise UnusableError(f"its {self._field!r} is missing, or is not a text or integer")
         try:
             place = self._classes.get(str(value).strip(), self._other)
-        except ValueError:  # Python writes no integer of more than some thousand digits
+        except ValueError:  # Python refuses to print an integer with thousands of digits
             place = self._other
         if place is None:
-            raise UnusableError(f"its {self._field!r} is none of the plan's labels")
+            raise UnusableError(f"its {self._field!r} is not one of the plan's labels")
         return place
 
     def _logits(self, model: Any, examples: Sequence[Example], length: int) -> torch.Tensor:
         if examples[0].vector:
-            every = bytearray(b"".join(example.vector for example in examples))
-            vectors = torch.frombuffer(every, dtype=torch.float32).view(len(examples), -1)
+            data = bytearray(b"".join(example.vector for example in examples))
+            vectors = torch.frombuffer(data, dtype=torch.float32).view(len(examples), -1)
             return model.head(vectors.to(device_of(model)))  # type: ignore[no-any-return]
         logits: torch.Tensor = model(**model_inputs(self._tokenizer, examples, length, device_of(model)))
         return logits

@@ -1,4 +1,4 @@
-"""The texts of a record, and tokens as rows of a batch."""
+"""Texts of records, and batches of tokens."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ P = TypeVar("P")
 
 
 def filled(template: str, record: Mapping[str, Any]) -> str:
-    """A template with the fields of a record.
+    """Fill a template with the fields of a record.
 
     Raises:
-        UnusableError: a field is missing or no text or number, or nothing but spaces comes of it.
+        UnusableError: a field is missing or is not a text or number, or the result is blank.
     """
     fields = {key: value for key, value in record.items() if isinstance(value, str | int | float)}
     try:
         text = template.format_map(fields)
     except KeyError as error:
-        raise UnusableError(f"its {error.args[0]!r} is missing, or is no text or number") from None
+        raise UnusableError(f"its {error.args[0]!r} is missing, or is not a text or number") from None
     except ValueError:
         raise UnusableError("a number has too many digits") from None
     if not text.strip():
@@ -34,7 +34,7 @@ def filled(template: str, record: Mapping[str, Any]) -> str:
 
 
 def clean(text: str) -> str:
-    """A lone surrogate passes JSON but is no text; a tokenizer may fail on it."""
+    """Replace lone surrogates, which pass JSON but are not valid text: a tokenizer may fail on them."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -49,7 +49,7 @@ def check_ends_texts(section: TaskSection, tokenizer: Any) -> None:
 
 
 def padded(rows: Sequence[Sequence[int]], length: int, filler: int) -> torch.Tensor:
-    """Rows of numbers as (rows, length), filled up at the end."""
+    """Rows of numbers as a tensor (rows, length), padded at the end."""
     tensor = torch.full((len(rows), length), filler)
     for place, row in enumerate(rows):
         tensor[place, : len(row)] = torch.tensor(row, dtype=torch.long)
@@ -59,7 +59,7 @@ def padded(rows: Sequence[Sequence[int]], length: int, filler: int) -> torch.Ten
 def model_inputs(
     tokenizer: Any, examples: Sequence[Example], length: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Token ids and mask, shape (examples, length); token types where the tokenizer's models know them."""
+    """Token ids and mask, shape (examples, length); token types if the tokenizer's models use them."""
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     ones = [[1] * len(example.input_ids) for example in examples]
     inputs = {
@@ -73,13 +73,13 @@ def model_inputs(
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
-    """Where a model lives."""
+    """The device of a model."""
     return next(model.parameters()).device
 
 
 def batches(examples: Sequence[Example], rows: int = 32) -> list[list[int]]:
-    """The places of examples in batches, those of like length together."""
-    order = sorted(range(len(examples)), key=lambda place: len(examples[place]))
+    """Group the indices of examples into batches of similar length."""
+    order = sorted(range(len(examples)), key=lambda index: len(examples[index]))
     return [order[start : start + rows] for start in range(0, len(order), rows)]
 
 
@@ -89,33 +89,33 @@ def by_record(
     answer: Callable[[Sequence[Example]], Sequence[P]],
     rows: int = 32,
 ) -> list[P | None]:
-    """What is answered to the one example of each record, in the order of the records; None without an example.
+    """Predict for tasks with one example per record; in the order of the records, None for an unusable record.
 
     Args:
-        task: makes the examples.
-        records: of which some may be unusable.
-        answer: one for each of the examples of a batch.
-        rows: examples in a batch at most.
+        task: encodes the records.
+        records: some may be unusable.
+        answer: the predictions for a batch of examples, one for each.
+        rows: the most examples in a batch.
     """
     places, examples = usable(task, records)
-    made: list[P | None] = [None] * len(records)
+    predictions: list[P | None] = [None] * len(records)
     with torch.inference_mode():
         for batch in batches(examples, rows):
-            for at, one in zip(batch, answer([examples[at] for at in batch]), strict=True):
-                made[places[at]] = one
-    return made
+            for index, prediction in zip(batch, answer([examples[index] for index in batch]), strict=True):
+                predictions[places[index]] = prediction
+    return predictions
 
 
-class MadeUp:
-    """Random token ids and classes, the same every time: to try a model with before any record is read.
+class SyntheticData:
+    """Random but reproducible token ids and classes, to test a model before any record is read.
 
     Args:
-        tokenizer: whose token ids are drawn.
-        max_length: tokens of an example at most.
+        tokenizer: defines the range of the token ids.
+        max_length: the most tokens of an example.
     """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self._draw = random.Random(0)  # noqa: S311 - made-up examples are no secret
+        self._draw = random.Random(0)  # noqa: S311 - synthetic examples are not secret
         self._tokens = len(tokenizer)
         self._max_length = max_length
 
@@ -124,7 +124,7 @@ class MadeUp:
         return self._draw.randrange(bound)
 
     def rows(self, count: int, longest: int) -> list[tuple[int, ...]]:
-        """Rows of token ids that differ in length, the first the longest."""
+        """Rows of token ids of different lengths, the first the longest."""
         longest = min(self._max_length, longest)
         return [
             tuple(self.below(self._tokens) for _ in range(max(2, longest - 2 * index))) for index in range(count)

@@ -1,4 +1,4 @@
-"""Tokens to be predicted: their losses, and what is said of a model that predicts them."""
+"""Losses and metrics of tasks that predict tokens."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import torch
 import torch.nn.functional as F
 
 from common.tasks import IGNORED, Example, UnusableError
-from common.tasks.text import MadeUp, by_record, device_of, model_inputs, padded
+from common.tasks.text import SyntheticData, by_record, device_of, model_inputs, padded
 
-# e to more than this is no float64.
+# The exponential of a larger number overflows float64.
 _LARGEST_EXPONENT = 709.0
 
 
 @dataclass(frozen=True)
 class TokenPrediction:
-    """How well the tokens of one record were predicted.
+    """The quality of the predictions for one record's tokens.
 
     Attributes:
-        nats: negative log-likelihood of its tokens together.
-        tokens: how many they are.
-        right: how many of them were the likeliest.
+        nats: total negative log-likelihood of its tokens.
+        tokens: the number of tokens.
+        right: the number of tokens that were predicted as the most likely.
         size: bytes of their text in UTF-8.
     """
 
@@ -49,40 +49,40 @@ def mean_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def token_predictions(logits: torch.Tensor, labels: torch.Tensor, tokenizer: Any) -> list[TokenPrediction]:
-    """What logits say of labels, one prediction for each example; shapes as in `mean_losses`."""
-    made = []
+    """Compare logits with labels, one prediction for each example; shapes as in `mean_losses`."""
+    predictions = []
     for row, wanted in zip(logits, labels, strict=True):
         counted = wanted != IGNORED
         right = int((row[counted].argmax(-1) == wanted[counted]).sum())
         nats = float(F.cross_entropy(row[counted].double(), wanted[counted], reduction="sum"))
         text = tokenizer.decode(wanted[counted], skip_special_tokens=True)
-        made.append(TokenPrediction(nats, int(counted.sum()), right, len(text.encode())))
-    return made
+        predictions.append(TokenPrediction(nats, int(counted.sum()), right, len(text.encode())))
+    return predictions
 
 
 def token_metrics(predictions: Sequence[TokenPrediction]) -> dict[str, float]:
-    """Loss (nats) and perplexity a token, bits a byte of text, and the share of tokens that were the likeliest."""
-    nats = math.fsum(made.nats for made in predictions)
-    tokens = sum(made.tokens for made in predictions)
-    size = sum(made.size for made in predictions)
+    """Loss (nats) and perplexity per token, bits per byte of text, and the accuracy of the likeliest token."""
+    nats = math.fsum(item.nats for item in predictions)
+    tokens = sum(item.tokens for item in predictions)
+    size = sum(item.size for item in predictions)
     return {
         "loss": nats / tokens,
         "perplexity": perplexity(predictions),
         "bits_per_byte": nats / math.log(2) / max(1, size),
-        "accuracy": sum(made.right for made in predictions) / tokens,
+        "accuracy": sum(item.right for item in predictions) / tokens,
         "tokens": tokens,
         "records": len(predictions),
     }
 
 
 def perplexity(predictions: Sequence[TokenPrediction]) -> float:
-    """E to the mean negative log-likelihood of all tokens; infinite where that is too large a number."""
-    mean = math.fsum(made.nats for made in predictions) / sum(made.tokens for made in predictions)
+    """The exponential of the mean negative log-likelihood of all tokens; infinite if it overflows."""
+    mean = math.fsum(item.nats for item in predictions) / sum(item.tokens for item in predictions)
     return math.exp(mean) if mean < _LARGEST_EXPONENT else math.inf
 
 
 class NextTokens(ABC):
-    """Predict each next token of what a decoder reads. The loss of an example is the mean over its own tokens.
+    """Predict each next token with a decoder. The loss of an example is the mean over its own tokens.
 
     Args:
         tokenizer: of the base model.
@@ -95,21 +95,21 @@ class NextTokens(ABC):
 
     @abstractmethod
     def encode(self, record: Mapping[str, Any]) -> tuple[Example, ...]:
-        """The one example of a record; each kind of text has its own.
+        """Encode a record as one example; defined by each task.
 
         Raises:
-            UnusableError: it can contribute nothing.
+            UnusableError: the record cannot be used.
         """
 
     def example(self, ids: Sequence[int], labels: Sequence[int]) -> tuple[Example, ...]:
-        """Token ids and what each of them should be, cut at the end if there are too many.
+        """Build the example from token ids and their labels, truncated to `max_length`.
 
         Raises:
-            UnusableError: no token is left to be predicted.
+            UnusableError: no token remains to be predicted.
         """
         ids, labels = ids[: self.max_length], labels[: self.max_length]
         if all(label == IGNORED for label in labels[1:]):
-            raise UnusableError("it holds no token to predict within max_length")
+            raise UnusableError("it has no token to predict within max_length")
         return (Example(tuple(ids), tuple(labels)),)
 
     def losses(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> torch.Tensor:
@@ -117,13 +117,13 @@ class NextTokens(ABC):
         return mean_losses(*self._predictions(model, examples, length))
 
     def synthetic(self, count: int, longest: int = 12) -> list[Example]:
-        """Random token ids; lengths differ, so that padding is part of what is checked."""
-        return [Example(ids, ids) for ids in MadeUp(self.tokenizer, self.max_length).rows(count, longest)]
+        """Random token ids of different lengths, so that padding is tested too."""
+        return [Example(ids, ids) for ids in SyntheticData(self.tokenizer, self.max_length).rows(count, longest)]
 
     def predict(
         self, model: torch.nn.Module, records: Sequence[Mapping[str, Any]]
     ) -> list[TokenPrediction | None]:
-        """How well the tokens of each record are predicted."""
+        """Evaluate the predictions for each record's tokens."""
 
         def answer(examples: Sequence[Example]) -> list[TokenPrediction]:
             longest = max(map(len, examples))
@@ -132,7 +132,7 @@ class NextTokens(ABC):
         return by_record(self, records, answer)
 
     def metrics(self, predictions: Sequence[TokenPrediction]) -> dict[str, float]:
-        """Perplexity and what goes with it, over all tokens; see `token_metrics`."""
+        """Perplexity and related metrics over all tokens; see `token_metrics`."""
         return token_metrics(predictions)
 
     def score(self, predictions: Sequence[TokenPrediction]) -> float:
@@ -142,7 +142,7 @@ class NextTokens(ABC):
     def _predictions(
         self, model: torch.nn.Module, examples: Sequence[Example], length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (examples, length, vocabulary) in float32, and the next token that each should predict."""
+        """Logits (examples, length, vocabulary) in float32, and the next token at each position."""
         device = device_of(model)
         logits = model(**model_inputs(self.tokenizer, examples, length, device)).logits
         labels = padded([example.labels[1:] for example in examples], length, IGNORED)

@@ -1,1 +1,1 @@
-"""From updates to the next adapter: functions of arrays, without Flower and PyTorch."""
+"""Aggregation of updates into the next adapter: functions of arrays, without Flower and PyTorch."""

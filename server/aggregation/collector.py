@@ -1,4 +1,4 @@
-"""The updates of one round, as they arrive: screened, spilled, and folded in the order of the names."""
+"""Collects the updates of one round: screening, spilling to disk, averaging in the order of names."""
 
 from __future__ import annotations
 
@@ -11,91 +11,97 @@ from types import TracebackType
 from common.adapter.adapter import Adapter
 from common.plan.aggregation import Aggregation
 from server.aggregation.mean import RunningMean, Tensors, root_mean_square
-from server.aggregation.norm_screening import clipped, outliers
-from server.aggregation.spill import Inbox
+from server.aggregation.norm_screening import clip, outliers
+from server.aggregation.spill import UpdateSpill
 
 
-class Intake:
-    """Takes the updates of a round; use it as a context.
+class UpdateCollector:
+    """Collects the updates of a round; a context manager.
 
-    An update is folded into the running mean and dropped as soon as all before it, by name, are in or refused, so
-    that the result does not depend on who answered first. Where the others have to be known before any is used,
-    all wait on disk: for the norms of a round, and for methods that are no mean.
+    An update is added to the running mean and deleted as soon as all organizations before it, in the order of
+    names, were accepted or refused: the result does not depend on the order of arrival. Norm screening, and
+    methods other than a mean, need all updates at once: then all are kept on disk.
 
     Args:
-        folder: its own, for what waits.
+        folder: for updates on disk; used by nothing else.
         aggregation: of the plan.
-        weights: organization → weight, of all that were asked.
+        weights: organization → weight, for all organizations that were asked.
 
     Attributes:
-        refused: organization → why, of those whose answer does not count.
-        broken: so many of them sent something that is no honest update.
+        refused: organization → why its answer does not count.
+        byzantine_detected: number of refused organizations whose answer no honest vault sends.
     """
 
     def __init__(self, folder: Path, aggregation: Aggregation, weights: Mapping[str, float]) -> None:
-        self._inbox = Inbox(folder)
+        self._spill = UpdateSpill(folder)
         self._aggregation = aggregation
         self._weights = dict(weights)
         self._pending = deque(sorted(weights))
         self._mean = RunningMean()
         self._norms: dict[str, float] = {}
-        self._waits = aggregation.screen or not aggregation.is_mean
+        self._deferred = aggregation.screen or not aggregation.is_mean
         self.refused: dict[str, str] = {}
-        self.broken = 0
+        self.byzantine_detected = 0
 
-    def __enter__(self) -> Intake:
-        self._inbox.__enter__()
+    def __enter__(self) -> UpdateCollector:
+        self._spill.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._inbox.__exit__(kind, error, trace)
+        self._spill.__exit__(kind, error, trace)
 
     def __contains__(self, organization: str) -> bool:
-        """Whether an organization's answer is in, accepted or refused."""
+        """Return whether an organization was accepted or refused."""
         return organization in self._norms or organization in self.refused
 
     @property
     def accepted(self) -> list[str]:
-        """The organizations whose updates are averaged, in the order of the names."""
+        """The organizations whose updates are aggregated, in the order of names."""
         return sorted(self._norms.keys() - self.refused.keys())
 
-    def take(self, organization: str, update: Adapter) -> None:
-        """Take an update in, whose names, shapes and finite values were checked."""
+    def accept(self, organization: str, update: Adapter) -> None:
+        """Accept an update, whose names, shapes and finite values must have been checked."""
         self._norms[organization] = root_mean_square(update)
-        self._inbox.put(organization, clipped(update, self._aggregation.max_update_norm or math.inf))
+        self._spill.put(organization, clip(update, self._aggregation.max_update_norm or math.inf))
         self._fold_ready()
 
-    def refuse(self, organization: str, reason: str, *, broken: bool) -> None:
-        """Note that an organization's answer does not count, and whether it is one that no honest vault gives."""
+    def refuse(self, organization: str, reason: str, *, byzantine: bool) -> None:
+        """Record that an organization's answer does not count.
+
+        Args:
+            organization: its name.
+            reason: for the report of the round.
+            byzantine: whether no honest vault sends such an answer.
+        """
         self.refused[organization] = reason
-        self.broken += broken
+        self.byzantine_detected += byzantine
         self._fold_ready()
 
     def screen(self) -> None:
-        """Refuse whose norm is far above the others', now that all are known, if the plan asks for it."""
+        """Refuse updates whose norm is far above the others', if the plan enables it. Call it once, at the end."""
         if self._aggregation.screen:
             for organization, reason in outliers(self._norms).items():
-                self.refuse(organization, reason, broken=True)
+                self.refuse(organization, reason, byzantine=True)
 
     def mean(self) -> Adapter:
-        """The weighted mean of the accepted updates; there must be one."""
+        """Return the weighted mean of the accepted updates, at least one."""
         for organization in self._pending:
             self._fold(organization)
         self._pending.clear()
         return self._mean.result()
 
     def updates(self) -> list[Tensors]:
-        """The accepted updates, in the order of the names, for methods that need all of them."""
-        assert self._waits, "a mean that was folded on the way keeps none"
-        return [self._inbox[organization] for organization in self.accepted]
+        """Return the accepted updates, in the order of names, for methods that need all of them."""
+        assert self._deferred, "a running mean keeps no updates"
+        return [self._spill[organization] for organization in self.accepted]
 
     def _fold_ready(self) -> None:
-        while not self._waits and self._pending and self._pending[0] in self:
+        while not self._deferred and self._pending and self._pending[0] in self:
             self._fold(self._pending.popleft())
 
     def _fold(self, organization: str) -> None:
-        if organization in self._inbox and organization not in self.refused:
-            self._mean.fold(self._inbox[organization], self._weights[organization])
-            self._inbox.drop(organization)
+        if organization in self._spill and organization not in self.refused:
+            self._mean.fold(self._spill[organization], self._weights[organization])
+            self._spill.drop(organization)

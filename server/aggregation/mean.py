@@ -1,4 +1,4 @@
-"""Aggregation: pure functions on named tensors. Sums are in float64; the order of the updates is the caller's."""
+"""Weighted means and norms of named tensors. Sums are in float64, in the order given by the caller."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from common.adapter.adapter import Adapter
 
-# An update, also one that lies on disk and whose tensors are read when they are asked for.
+# An update in memory, or on disk and read tensor by tensor.
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
 
 class RunningMean:
     """Federated averaging (McMahan et al. 2017, https://arxiv.org/abs/1602.05629), one update at a time.
 
-    It holds one sum in float64, however many updates are folded in. Sums of floating point depend on their order:
-    fold in an order that does not depend on who answered first.
+    Memory does not grow with the number of updates. Floating-point sums depend on the order of the terms: add
+    updates in an order that does not depend on their arrival.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class RunningMean:
         self._weight = 0.0
 
     def fold(self, update: Tensors, weight: float) -> None:
-        """Add an update; its weight is positive, and from public numbers only."""
+        """Add an update; its weight is positive and derived from public numbers only."""
         if not self._sums:
             self._sums = {name: np.zeros(tensor.shape) for name, tensor in update.items()}
         for name, total in self._sums.items():
@@ -35,19 +35,19 @@ class RunningMean:
         self._weight += weight
 
     def result(self) -> Adapter:
-        """The weighted mean of what was folded in; there must be something."""
+        """Return the weighted mean of the added updates, at least one."""
         return {name: (total / self._weight).astype(np.float32) for name, total in self._sums.items()}
 
 
 def weighted_mean(updates: Sequence[Tensors], weights: Sequence[float]) -> Adapter:
-    """Federated averaging of LoRA updates.
+    """Return the federated average of LoRA updates.
 
     With "ffa" the updates hold B alone and A is the same for all, so that the mean of B·A is the product of
     the means: exact. With "fedavg" A and B are averaged separately, which is not the mean of B·A.
 
     Args:
-        updates: of equal names and shapes, in an order that does not depend on who answered first.
-        weights: one per update, positive; from public numbers only.
+        updates: of equal names and shapes, in an order that does not depend on their arrival.
+        weights: one per update, positive; derived from public numbers only.
 
     >>> updates = [{"w": np.array([1.0, 3.0])}, {"w": np.array([3.0, 5.0])}]
     >>> weighted_mean(updates, [3, 1])["w"].tolist()
@@ -60,7 +60,7 @@ def weighted_mean(updates: Sequence[Tensors], weights: Sequence[float]) -> Adapt
 
 
 def add(adapter: Adapter, update: Tensors) -> Adapter:
-    """The adapter after an update.
+    """Return the adapter after an update.
 
     >>> add({"w": np.array([1.0, 2.0])}, {"w": np.array([0.5, -1.0])})["w"].tolist()
     [1.5, 1.0]
@@ -69,7 +69,7 @@ def add(adapter: Adapter, update: Tensors) -> Adapter:
 
 
 def root_mean_square(update: Mapping[str, npt.NDArray[Any]]) -> float:
-    """The norm of an update per coordinate, so that those of unequal ranks can be compared.
+    """Return the norm of an update per coordinate, which is comparable across ranks.
 
     >>> root_mean_square({"a": np.array([1.0, 7.0])})
     5.0
@@ -78,7 +78,7 @@ def root_mean_square(update: Mapping[str, npt.NDArray[Any]]) -> float:
 
 
 def norm(update: Mapping[str, npt.NDArray[Any]]) -> float:
-    """The L2 norm of all tensors together, in float64.
+    """Return the L2 norm of all tensors together, in float64.
 
     >>> norm({"a": np.array([3.0]), "b": np.array([4.0])})
     5.0

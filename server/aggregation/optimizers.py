@@ -1,8 +1,8 @@
-"""Server optimizers and the average of adapters: pure functions on named tensors; state is passed in and returned.
+"""Server optimizers and the moving average of adapters: pure functions of the state and an update.
 
-The aggregated update of a round is taken as a gradient with its sign turned (Reddi et al. 2021,
-https://arxiv.org/abs/2003.00295, algorithm 2). All of it is post-processing of noised updates. Between rounds
-everything is float32, as it is stored, so that a resumed run computes what an uninterrupted one does.
+The aggregated update of a round is used as a negative gradient (Reddi et al. 2021,
+https://arxiv.org/abs/2003.00295, algorithm 2). Everything is post-processing of noised updates. Between rounds the
+state is float32, as in checkpoints, so that a resumed run computes the same as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from server.aggregation.mean import Tensors, add
 
 @dataclass(frozen=True)
 class ServerState:
-    """What the server knows after a round.
+    """The state of the server after a round.
 
     Attributes:
-        adapter: what the next round begins with.
-        momentum: m of the optimizer; empty without one.
-        variance: v of an adaptive one, above zero; else empty.
-        average: moving average of the adapters; empty if the plan asks for none.
+        adapter: start of the next round.
+        momentum: m of the optimizer; empty without an optimizer.
+        variance: v of an adaptive optimizer, positive; otherwise empty.
+        average: moving average of the adapters; empty if the plan uses none.
     """
 
     adapter: Adapter
@@ -36,12 +36,12 @@ class ServerState:
 
     @property
     def released(self) -> Adapter:
-        """What is evaluated, and the result if this was the last round."""
+        """The adapter that is evaluated, and that is the result after the last round."""
         return self.average or self.adapter
 
 
-def begin(adapter: Adapter, aggregation: Aggregation) -> ServerState:
-    """The state before the first round: m = 0, v = τ², the average at the adapter.
+def initial_state(adapter: Adapter, aggregation: Aggregation) -> ServerState:
+    """Return the state before the first round: m = 0, v = τ², and the adapter as average.
 
     Args:
         adapter: of round 0.
@@ -56,10 +56,10 @@ def begin(adapter: Adapter, aggregation: Aggregation) -> ServerState:
 
 
 def step(state: ServerState, update: Tensors, aggregation: Aggregation, round_number: int) -> ServerState:
-    """The state after a round.
+    """Return the state after a round.
 
     Args:
-        state: before it.
+        state: before the round.
         update: Δ, the aggregated update.
         aggregation: of the plan.
         round_number: from 1.
@@ -72,7 +72,7 @@ def step(state: ServerState, update: Tensors, aggregation: Aggregation, round_nu
         after = adaptive(state, update, aggregation)
     if aggregation.average is None:
         return after
-    return replace(after, average=averaged(state.average, after.adapter, aggregation.average, round_number))
+    return replace(after, average=moving_average(state.average, after.adapter, aggregation.average, round_number))
 
 
 def fedavgm(state: ServerState, update: Tensors, rate: float, momentum: float) -> ServerState:
@@ -103,10 +103,10 @@ def adaptive(state: ServerState, update: Tensors, aggregation: Aggregation) -> S
     Args:
         state: x, m and v.
         update: Δ.
-        aggregation: names the optimizer, η, β₁, β₂ and τ.
+        aggregation: contains the optimizer, η, β₁, β₂ and τ.
     """
     rate, beta1, tau = aggregation.server_learning_rate, aggregation.server_momentum, aggregation.tau
-    assert rate is not None, "the plan is refused without one"
+    assert rate is not None, "plans without it are rejected"
     variance_of = _VARIANCES[aggregation.server_optimizer]
     momentum = _map(lambda m, delta: beta1 * m + (1 - beta1) * delta, state.momentum, update)
     variance = _map(
@@ -116,11 +116,11 @@ def adaptive(state: ServerState, update: Tensors, aggregation: Aggregation) -> S
     return replace(state, momentum=momentum, variance=variance, adapter=add(state.adapter, moves))
 
 
-def averaged(average: Adapter, adapter: Adapter, decay: float, round_number: int) -> Adapter:
-    """Exponential moving average of the adapters (Polyak averaging, as De et al. 2022 use it under DP).
+def moving_average(average: Adapter, adapter: Adapter, decay: float, round_number: int) -> Adapter:
+    """Return the exponential moving average of the adapters (Polyak averaging, used under DP by De et al. 2022).
 
-    The decay of round t is at most (1 + t) / (10 + t), so that the adapter of round 0, whose B is zero, is soon
-    forgotten, as in TensorFlow's `ExponentialMovingAverage` with `num_updates`.
+    The decay of round t is at most (1 + t) / (10 + t), so that the adapter of round 0, whose B is zero, soon
+    has little weight, as in TensorFlow's `ExponentialMovingAverage` with `num_updates`.
 
     Args:
         average: before the round.
@@ -128,7 +128,7 @@ def averaged(average: Adapter, adapter: Adapter, decay: float, round_number: int
         decay: β.
         round_number: t, from 1.
 
-    >>> after = averaged({"w": np.array([0.0])}, {"w": np.array([1.0])}, decay=0.9, round_number=100)
+    >>> after = moving_average({"w": np.array([0.0])}, {"w": np.array([1.0])}, decay=0.9, round_number=100)
     >>> round(float(after["w"][0]), 3)
     0.1
     """
@@ -136,11 +136,11 @@ def averaged(average: Adapter, adapter: Adapter, decay: float, round_number: int
     return _map(lambda mean, last: beta * mean + (1 - beta) * last, average, adapter)
 
 
-def _map(rule: Callable[[_Float64, _Float64], _Float64], left: Tensors, right: Tensors) -> Adapter:
-    """A rule for each pair of tensors, in float64; what becomes too large for float32 is infinite."""
+def _map(function: Callable[[_Float64, _Float64], _Float64], left: Tensors, right: Tensors) -> Adapter:
+    """Apply a function to each pair of tensors, in float64; values too large for float32 become infinite."""
     with np.errstate(over="ignore"):
         return {
-            name: rule(left[name].astype(np.float64), right[name].astype(np.float64)).astype(np.float32)
+            name: function(left[name].astype(np.float64), right[name].astype(np.float64)).astype(np.float32)
             for name in left
         }
 

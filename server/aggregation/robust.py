@@ -1,8 +1,8 @@
-"""Aggregation that some hostile organizations cannot steer: pure functions on named tensors.
+"""Robust aggregation, which a bounded number of hostile organizations cannot control: pure functions on tensors.
 
-They look at every update at once, but at a bounded number of coordinates at a time, so that updates may lie on
-disk. Every update is finite: what is not was refused before. They are no defence against a majority, nor against
-updates that look like honest ones.
+The functions need all updates, but read a bounded number of coordinates at a time: updates may be on disk. All
+updates must be finite; others are refused before. There is no defence against a hostile majority, nor against
+updates that look honest.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy.typing as npt
 from common.adapter.adapter import Adapter
 from server.aggregation.mean import Tensors, weighted_mean
 
-# Numbers that are held at once: 32 MiB in float64, whatever the number of updates.
+# Numbers in memory at once: 32 MiB in float64, for any number of updates.
 _BLOCK = 2**22
 
 _Matrix = npt.NDArray[np.float64]
 
 
 def updates_needed(robust: str, byzantine: int) -> int:
-    """The number of updates below which a rule promises nothing, if so many of them are hostile.
+    """Return the smallest number of updates for which a rule is resilient to this many hostile ones.
 
-    Median and trimmed mean need a majority that is honest, multi-Krum 2f + 3 (Blanchard et al. 2017).
+    Median and trimmed mean need an honest majority, multi-Krum 2f + 3 (Blanchard et al. 2017).
 
     >>> [updates_needed(rule, byzantine=2) for rule in ("median", "trimmed-mean", "multi-krum")]
     [5, 5, 7]
@@ -33,12 +33,12 @@ def updates_needed(robust: str, byzantine: int) -> int:
 
 
 def robust_mean(rule: str, updates: Sequence[Tensors], byzantine: int) -> Adapter:
-    """What takes the place of the mean: `aggregation.robust` of the plan.
+    """Aggregate updates by the rule in `aggregation.robust` of the plan.
 
     Args:
         rule: "median", "trimmed-mean" or "multi-krum".
-        updates: of equal names and shapes, at least `updates_needed`, in the order of the names.
-        byzantine: so many of them may be hostile.
+        updates: of equal names and shapes, at least `updates_needed`, in the order of names.
+        byzantine: number of updates that may be hostile.
     """
     if rule == "median":
         return median(updates)
@@ -49,7 +49,9 @@ def robust_mean(rule: str, updates: Sequence[Tensors], byzantine: int) -> Adapte
 
 
 def median(updates: Sequence[Tensors]) -> Adapter:
-    """The median of each coordinate (Yin et al. 2018, https://arxiv.org/abs/1803.01498, algorithm 1, option I).
+    """Return the median of each coordinate.
+
+    Algorithm 1, option I, of Yin et al. 2018, https://arxiv.org/abs/1803.01498.
 
     Args:
         updates: of equal names and shapes; their order does not matter.
@@ -61,11 +63,11 @@ def median(updates: Sequence[Tensors]) -> Adapter:
 
 
 def trimmed_mean(updates: Sequence[Tensors], byzantine: int) -> Adapter:
-    """The mean of each coordinate without its largest and smallest values (Yin et al. 2018, option II).
+    """Return the mean of each coordinate without its largest and smallest values (Yin et al. 2018, option II).
 
     Args:
         updates: of equal names and shapes, more than 2·byzantine; their order does not matter.
-        byzantine: values that are left out at each end.
+        byzantine: number of values that are dropped at each end.
 
     >>> updates = [{"w": np.array([value])} for value in (-1e9, 1.0, 2.0, 3.0, 1e9)]
     >>> trimmed_mean(updates, byzantine=1)["w"].tolist()
@@ -76,10 +78,11 @@ def trimmed_mean(updates: Sequence[Tensors], byzantine: int) -> Adapter:
 
 
 def multi_krum(updates: Sequence[Tensors], byzantine: int) -> list[int]:
-    """Which updates multi-Krum averages (Blanchard et al. 2017, https://arxiv.org/abs/1703.02757, section 4).
+    """Return which updates multi-Krum averages.
 
-    The score of an update is the sum of its squared distances to its n − f − 2 closest others. The n − f − 2 with
-    the smallest scores are taken: as many as resilience is proven for (El Mhamdi et al. 2019,
+    The score of an update is the sum of its squared distances to its n − f − 2 closest others. The n − f − 2
+    updates with the smallest scores are selected (Blanchard et al. 2017, section 4,
+    https://arxiv.org/abs/1703.02757); for this number resilience is proven (El Mhamdi et al. 2019,
     https://arxiv.org/abs/1905.04374).
 
     Args:
@@ -87,7 +90,7 @@ def multi_krum(updates: Sequence[Tensors], byzantine: int) -> list[int]:
         byzantine: f.
 
     Returns:
-        Their places, in rising order.
+        Their indices, in ascending order.
 
     >>> updates = [{"w": np.array([value])} for value in (1.0, 1.1, 0.9, 1.0, 50.0)]
     >>> multi_krum(updates, byzantine=1)
@@ -117,13 +120,13 @@ def _squared_distances(updates: Sequence[Tensors]) -> _Matrix:
             products += rows @ rows.T
     squares = np.diag(products)
     distances = np.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
-    # The smallest of its row, whatever was rounded.
+    # The smallest of its row, despite rounding.
     np.fill_diagonal(distances, -1.0)
     return distances
 
 
 def _blocks(updates: Sequence[Tensors], name: str) -> Iterator[_Matrix]:
-    """A tensor of all updates, flat, some coordinates at a time: shape (updates, coordinates)."""
+    """Yield a tensor of all updates, flattened, in blocks of shape (updates, coordinates)."""
     size = updates[0][name].size
     width = max(1, _BLOCK // len(updates))
     for start in range(0, size, width):

@@ -1,4 +1,4 @@
-"""The updates of a round, on disk: the server holds one tensor of them in memory, however many there are."""
+"""Updates of a round on disk, so that memory does not grow with the number of organizations."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import numpy.typing as npt
 from common.adapter.adapter import Adapter, to_bytes
 
 
-class Inbox:
-    """Takes updates in and gives them back as memory maps; use it as a context, which leaves nothing behind.
+class UpdateSpill:
+    """Stores updates on disk and returns them as memory maps; a context manager that deletes all files at its end.
 
     Args:
-        folder: its own; what lies there, from a round that was cut off, is removed.
+        folder: used by nothing else; files from an interrupted round are deleted.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._names: set[str] = set()
 
-    def __enter__(self) -> Inbox:
+    def __enter__(self) -> UpdateSpill:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         return self
@@ -37,30 +37,30 @@ class Inbox:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def put(self, name: str, update: Adapter) -> None:
-        """Keep an organization's update. A round that is cut off is run again: nothing needs to outlast it."""
+        """Store an organization's update. It is not flushed to disk: an interrupted round is repeated."""
         self._path(name).write_bytes(to_bytes(update))
         self._names.add(name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
-    def __getitem__(self, name: str) -> Spilled:
+    def __getitem__(self, name: str) -> SpilledUpdate:
         if name not in self._names:
             raise KeyError(name)
-        return Spilled(self._path(name))
+        return SpilledUpdate(self._path(name))
 
     def drop(self, name: str) -> None:
-        """Forget an update that is not needed any more."""
+        """Delete an update."""
         self._names.discard(name)
         self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        # A name was checked when its organization described itself: letters, digits and hyphens.
+        # Names are checked when an organization describes itself: letters, digits and hyphens.
         return self._folder / f"{name}.safetensors"
 
 
-class Spilled(Mapping[str, npt.NDArray[np.float32]]):
-    """The tensors of a safetensors file of our own: each is mapped when it is asked for, and let go after use.
+class SpilledUpdate(Mapping[str, npt.NDArray[np.float32]]):
+    """The tensors of a safetensors file; each access maps one tensor into memory.
 
     Args:
         path: of the file, as `common.adapter.adapter.to_bytes` writes it.
@@ -77,7 +77,7 @@ class Spilled(Mapping[str, npt.NDArray[np.float32]]):
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
         shape, offset = self._places[name]
-        assert math.prod(shape) > 0, "a LoRA tensor has numbers"
+        assert math.prod(shape) > 0, "LoRA tensors are not empty"
         return np.memmap(self._path, np.float32, "r", offset, shape)
 
     def __iter__(self) -> Iterator[str]:

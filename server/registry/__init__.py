@@ -1,1 +1,1 @@
-"""Who may enter: registered organizations, their keys, and the newest heads of their ledgers."""
+"""The registered organizations: their keys, and the newest heads of their ledgers."""

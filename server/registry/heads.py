@@ -1,6 +1,7 @@
-"""The newest ledger heads that registered organizations have shown, in any run.
+"""The newest ledger head of each registered organization, across runs.
 
-A vault is asked for a ledger that holds them: an older copy of a ledger, put back, is noticed.
+Every request contains the head that the organization's ledger must include: a ledger restored from an older copy
+is detected.
 """
 
 from __future__ import annotations
@@ -13,29 +14,29 @@ from server.registry.registry import path_of, replace_file
 
 
 class LedgerHeads:
-    """The heads, one file an organization beside its keys.
+    """Stores the heads, one file per organization beside its keys.
 
     Args:
-        folder: of the registry; None for a simulation, whose vaults have no keys: nothing is remembered.
+        folder: of the registry; None for a simulation, whose vaults have no keys: nothing is stored.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._shown: dict[str, Head] = {}
+        self._newest: dict[str, Head] = {}
 
     def newest(self, name: str) -> Head | None:
-        """The newest head of an organization's ledger that was shown."""
-        if name in self._shown or self._folder is None:
-            return self._shown.get(name)
+        """Return the newest head of an organization's ledger; None if no head was received."""
+        if name in self._newest or self._folder is None:
+            return self._newest.get(name)
         try:
             text = path_of(self._folder, name, "head").read_text(encoding="utf-8")
-            self._shown[name] = Head.from_json(text)
+            self._newest[name] = Head.from_json(text)
         except (FileNotFoundError, ValueError):
             return None
-        return self._shown[name]
+        return self._newest[name]
 
-    def note(self, name: str, head: Head | None) -> None:
-        """Remember a head that an organization shows, if it is newer and signed with the registered key."""
+    def record(self, name: str, head: Head | None) -> None:
+        """Store a head from an organization if it is newer and signed with the registered key."""
         if self._folder is None or head is None:
             return
         key = path_of(self._folder, name, "pub")
@@ -43,7 +44,7 @@ class LedgerHeads:
             return
         known = self.newest(name)
         if known is not None and (known.data_set != head.data_set or known.number >= head.number):
-            # Another data set under the same name would be a budget that began anew.
+            # Another data set under the same name would be a fresh budget.
             return
-        self._shown[name] = head
+        self._newest[name] = head
         replace_file(path_of(self._folder, name, "head"), head.to_json())

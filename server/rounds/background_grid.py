@@ -1,4 +1,4 @@
-"""Flower's grid, asked in the background: a reply that never arrives whole holds up nobody else's."""
+"""Flower's grid with replies pulled in background threads: an incomplete reply does not block the others."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from google.protobuf.message import DecodeError
 
-# A reply that is there takes less. One that is still arriving is looked for again at the next call.
+# Enough for a reply that has arrived. One that is still arriving is pulled at a later call.
 _WAIT_SECONDS = 0.05
 _THREADS = 256
-# What Flower raises for the parts of a reply that fit nowhere. A lost connection is none of these.
+# Raised by Flower for a malformed reply. Errors of the connection are not among them.
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, DecodeError)
 
 _log = logging.getLogger(__name__)
 
 
 class BackgroundGrid(Grid):
-    """Passes everything on; pulls each reply in a thread of its own.
+    """Forwards all calls to another grid, and pulls each reply in its own thread.
 
-    Flower waits inside `pull_messages` for the parts of a reply that has begun to arrive: for three minutes if its
-    sender died in the middle, and no other organization is heard meanwhile.
+    Flower's `pull_messages` blocks until a reply that has begun to arrive is complete: for three minutes if its
+    sender has died, during which no other reply would be received.
 
     Args:
-        grid: the one that reaches the organizations.
+        grid: connected to the organizations.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -36,19 +36,19 @@ class BackgroundGrid(Grid):
         self._pulls: dict[str, Future[list[Message]]] = {}
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies to these messages that have arrived whole."""
-        return [reply for identity in message_ids for reply in self._pull(identity)]
+        """Return the replies to these messages that have arrived completely."""
+        return [reply for message_id in message_ids for reply in self._pull(message_id)]
 
-    def _pull(self, identity: str) -> list[Message]:
-        if identity not in self._pulls:
-            self._pulls[identity] = self._threads.submit(self._pull_one, identity)
-        done, _ = wait([self._pulls[identity]], _WAIT_SECONDS)
-        return self._pulls.pop(identity).result() if done else []
+    def _pull(self, message_id: str) -> list[Message]:
+        if message_id not in self._pulls:
+            self._pulls[message_id] = self._threads.submit(self._pull_one, message_id)
+        done, _ = wait([self._pulls[message_id]], _WAIT_SECONDS)
+        return self._pulls.pop(message_id).result() if done else []
 
-    def _pull_one(self, identity: str) -> list[Message]:
-        """The reply, if it is there. One that cannot be read is empty: it ends its sender's part, not the run."""
+    def _pull_one(self, message_id: str) -> list[Message]:
+        """Return the reply, if it has arrived. A malformed reply becomes an empty one, which is refused later."""
         try:
-            replies = list(self._grid.pull_messages([identity]))
+            replies = list(self._grid.pull_messages([message_id]))
             if all(reply.has_error() or isinstance(reply.content, RecordDict) for reply in replies):
                 return replies
         except _UNREADABLE as error:
@@ -67,11 +67,11 @@ class BackgroundGrid(Grid):
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """A message to a node."""
+        """Create a message to a node."""
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """The connected nodes."""
+        """Return the ids of the connected nodes."""
         return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -79,5 +79,5 @@ class BackgroundGrid(Grid):
         return self._grid.push_messages(messages)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages and wait for the replies; Flower's own, which waits for each."""
+        """Send messages and wait for the replies, as Flower does."""
         return self._grid.send_and_receive(messages, timeout=timeout)

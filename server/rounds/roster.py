@@ -1,4 +1,4 @@
-"""Who takes part, and behind which node they are now. A relay that was restarted comes back as another node."""
+"""The participating organizations and their current nodes. A restarted relay returns as a new node."""
 
 from __future__ import annotations
 
@@ -12,71 +12,71 @@ from common.errors import Refused, SottoError
 from common.flower import codec
 from common.protocol.protocol import Description
 
-# A node that does not say who it is, is asked again after so long.
+# Delay before an unidentified node is asked again.
 _ASK_AGAIN_SECONDS = 5.0
-# How long the earlier node of a name has to show that it is alive when another one claims the name.
+# When another node claims a name, how long its current node has to prove that it is alive.
 _CHALLENGE_SECONDS = 10.0
-_LOOK_SECONDS = 0.5
+_REFRESH_SECONDS = 0.5
 
 
 class Roster:
     """The organizations of a run, by name.
 
     Args:
-        grid: reaches their nodes.
-        registered: the organization that a node is registered for, None for a node of nobody. Without it, every
-            node takes part, under the name that it gives.
+        grid: connected to the nodes.
+        registered: returns the organization of a node, None for an unregistered node. Without it, every node
+            participates, under the name in its description.
 
     Attributes:
-        described: every organization that ever said who it is.
-        silent: node → why it does not say who it is.
+        descriptions: of every organization that has been connected.
+        unidentified: node → why it has no valid description.
     """
 
     def __init__(self, grid: Grid, registered: Callable[[int], str | None] | None = None) -> None:
         self._grid = grid
         self._registered = registered
-        self.described: dict[str, Description] = {}
-        self.silent: dict[int, str] = {}
+        self.descriptions: dict[str, Description] = {}
+        self.unidentified: dict[int, str] = {}
         self._online: set[int] = set()
         self._nodes: dict[str, int] = {}
         self._asked: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._claims: dict[str, tuple[int, float]] = {}
         self._ask_at: dict[int, float] = {}
-        self._looked = -_LOOK_SECONDS
+        self._refreshed_at = -_REFRESH_SECONDS
 
     @property
     def nodes(self) -> dict[str, int]:
-        """Organization → the node that is connected for it now."""
+        """Organization → its currently connected node."""
         return {name: node for name, node in sorted(self._nodes.items()) if node in self._online}
 
     def name_of(self, node: int) -> str:
-        """The organization that is or was behind a node."""
+        """Return the organization that has or had this node."""
         return self._names[node]
 
     @property
-    def settled(self) -> bool:
-        """Whether every connected node has said who it is."""
+    def all_identified(self) -> bool:
+        """Whether every connected node is identified."""
         return self._online <= set(self._nodes.values()) and not self._claims
 
-    def look(self) -> None:
-        """See who is connected, ask who is new, and hear what they say. Does not wait.
+    def refresh(self) -> None:
+        """Update the connected nodes, and identify new ones. Does not block.
 
         Raises:
-            SottoError: two living nodes have one name.
+            SottoError: two connected nodes claim the same name.
         """
         now = time.monotonic()
-        if now - self._looked >= _LOOK_SECONDS:
-            self._looked = now
-            self._online = {node for node in self._grid.get_node_ids() if self._may_take_part(node)}
+        if now - self._refreshed_at >= _REFRESH_SECONDS:
+            self._refreshed_at = now
+            self._online = {node for node in self._grid.get_node_ids() if self._may_participate(node)}
             claimants = {node for node, _ in self._claims.values()}
             known = {*self._nodes.values(), *self._asked.values(), *claimants}
             new = [node for node in sorted(self._online - known) if self._ask_at.get(node, 0.0) <= now]
             self._ask(new)
-        self._hear()
-        self._decide_claims()
+        self._collect_descriptions()
+        self._resolve_claims()
 
-    def _may_take_part(self, node: int) -> bool:
+    def _may_participate(self, node: int) -> bool:
         return self._registered is None or self._registered(node) is not None
 
     def _ask(self, nodes: list[int]) -> None:
@@ -84,48 +84,52 @@ class Roster:
             return
         now = time.monotonic()
         queries = [Message(codec.pack_query(), node, codec.DESCRIBE, ttl=60.0) for node in nodes]
-        for node, identity in zip(nodes, self._grid.push_messages(queries), strict=True):
+        for node, message_id in zip(nodes, self._grid.push_messages(queries), strict=True):
             self._ask_at[node] = now + _ASK_AGAIN_SECONDS
-            if identity:
-                self._asked[identity] = node
+            if message_id:
+                self._asked[message_id] = node
 
-    def _hear(self) -> None:
-        for identity, node in list(self._asked.items()):
-            reply = pull_reply(self._grid, identity, node)
+    def _collect_descriptions(self) -> None:
+        for message_id, node in list(self._asked.items()):
+            reply = pull_reply(self._grid, message_id, node)
             if reply is None:
                 continue
-            del self._asked[identity]
+            del self._asked[message_id]
             self._ask_at[node] = time.monotonic() + _ASK_AGAIN_SECONDS
             try:
                 if reply.has_error():
                     raise Refused("training-failed", f"Flower error {reply.error.code}")
-                self._note(node, codec.unpack_description(reply.content))
+                self._identify(node, codec.unpack_description(reply.content))
             except (Refused, codec.MessageError) as error:
-                self.silent[node] = str(error)
+                self.unidentified[node] = str(error)
 
-    def _note(self, node: int, said: Description) -> None:
-        own = said.organization if self._registered is None else self._registered(node)
-        if own != said.organization:
-            self.silent[node] = f"it is registered for {own!r} and says that it is {said.organization!r}"
+    def _identify(self, node: int, description: Description) -> None:
+        registered = description.organization if self._registered is None else self._registered(node)
+        if registered != description.organization:
+            self.unidentified[node] = (
+                f"it is registered as {registered!r} and describes itself as {description.organization!r}"
+            )
             return
-        self.silent.pop(node, None)
-        earlier = self._nodes.get(said.organization)
-        if earlier is None or earlier == node or earlier not in self._online:
-            claim = self._claims.pop(said.organization, None)
+        self.unidentified.pop(node, None)
+        current = self._nodes.get(description.organization)
+        if current is None or current == node or current not in self._online:
+            claim = self._claims.pop(description.organization, None)
             if claim is not None and claim[0] != node and claim[0] in self._online:
-                # The node that held the name is alive after all.
-                raise SottoError(f"two organizations have the name {said.organization!r}; each needs its own")
-            self._nodes[said.organization] = node
-            self._names[node] = said.organization
-            self.described[said.organization] = said
+                # The previous node of the name is alive as well.
+                raise SottoError(
+                    f"two organizations have the name {description.organization!r}; each needs its own"
+                )
+            self._nodes[description.organization] = node
+            self._names[node] = description.organization
+            self.descriptions[description.organization] = description
             return
-        if said.organization not in self._claims:
-            # One claim at a time: whoever comes second is asked again, and claims it from the one who has it then.
-            self._claims[said.organization] = node, time.monotonic() + _CHALLENGE_SECONDS
-            self._ask([earlier])
+        if description.organization not in self._claims:
+            # One claim at a time: another claimant is asked again later, when this claim is resolved.
+            self._claims[description.organization] = node, time.monotonic() + _CHALLENGE_SECONDS
+            self._ask([current])
 
-    def _decide_claims(self) -> None:
-        """A name whose earlier node is gone, or stays silent, goes to the node that claims it."""
+    def _resolve_claims(self) -> None:
+        """Assign a claimed name to the claimant if its current node is disconnected or does not answer in time."""
         for name, (node, deadline) in list(self._claims.items()):
             if node not in self._online:
                 del self._claims[name]
@@ -135,13 +139,13 @@ class Roster:
                 del self._claims[name]
 
 
-def pull_reply(grid: Grid, identity: str, node: int) -> Message | None:
-    """The reply to one message that was sent to one node, if it has arrived.
+def pull_reply(grid: Grid, message_id: str, node: int) -> Message | None:
+    """Return the reply to a message that was sent to a node, if it has arrived.
 
-    What a reply says of itself is its sender's to write. Asked for one by one, a reply belongs to the node that
-    was asked, so that no organization can answer in another's name.
+    A sender can write anything into its reply's metadata. Replies are pulled one by one and attributed to the node
+    that was asked, so that no organization can answer in another's name.
     """
-    for reply in grid.pull_messages([identity]):
+    for reply in grid.pull_messages([message_id]):
         reply.metadata.__dict__["_src_node_id"] = node
         return reply
     return None

@@ -1,6 +1,6 @@
-"""The Flower ServerApp: runs the rounds of the run directory that the run configuration names.
+"""The Flower ServerApp: runs the rounds of the run directory in the run configuration.
 
-It needs no torch unless the plan names public data to evaluate on.
+PyTorch is needed only if the plan has public data to evaluate on.
 """
 
 from __future__ import annotations
@@ -15,72 +15,72 @@ from flwr.superlink.grid import http_grid
 
 from common.errors import SottoError
 from common.flower.patches import bound_arrays, pull_sooner
+from common.run.round_line import RoundLine
 from common.system.lock import exclusive
 from server.rounds.background_grid import BackgroundGrid
 from server.rounds.rounds import Evaluator, run_rounds
-from server.run_directory.round_log import RoundLine
 from server.run_directory.run_directory import RunDirectory
 from server.run_directory.status import Status
 from server.tracking.observer import Observer
 
-# Whoever asks whether the lock is held takes it for a moment.
+# Other processes acquire the lock briefly to check whether it is held.
 _LOCK_SECONDS = 5.0
 
-# Flower's build reads this line as text: it must not carry an annotation.
+# Flower's build parses this line as text: it must not have an annotation.
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the rounds; what they leave, and how they ended, is in the run directory."""
+    """Run the rounds. Results and status are written to the run directory."""
     pull_sooner(http_grid, "pull_objects")
     bound_arrays()
     directory = RunDirectory.open(Path(str(context.run_config["run-directory"])))
-    # Held as long as this process lives, so that others see at once when it is gone, however it went.
+    # Held as long as this process lives: others notice its end immediately, whatever the cause.
     with exclusive(directory.path / "run", patience=_LOCK_SECONDS):
-        teller = _Teller(directory, str(context.run_id))
+        status = _StatusWriter(directory, str(context.run_id))
         try:
-            run_rounds(BackgroundGrid(grid), directory, _evaluation(directory), teller)
+            run_rounds(BackgroundGrid(grid), directory, _evaluator(directory), status)
         except SottoError as error:
-            teller.tell(Status("failed", reason=str(error)))
+            status.write(Status("failed", reason=str(error)))
             raise
-        except Exception as error:  # whoever watches is told before the process ends
-            teller.tell(Status("failed", reason=f"{type(error).__name__}: {error}"))
+        except Exception as error:  # reported to followers before the process ends
+            status.write(Status("failed", reason=f"{type(error).__name__}: {error}"))
             raise
-        teller.tell(Status("complete"))
+        status.write(Status("complete"))
 
 
-def _evaluation(directory: RunDirectory) -> Evaluator | None:
+def _evaluator(directory: RunDirectory) -> Evaluator | None:
     if directory.plan.evaluation.data is None:
         return None
     from common.model.model import LoraModel
-    from server.results.evaluate import PublicEvaluation
+    from common.results.evaluate import PublicEvaluation
 
     return PublicEvaluation(directory.plan, LoraModel(directory.info.base, directory.plan))
 
 
-class _Teller(Observer):
-    """Keeps `status.json` up to date."""
+class _StatusWriter(Observer):
+    """Writes `status.json`."""
 
     def __init__(self, directory: RunDirectory, flower_run: str) -> None:
         self._directory = directory
         self._flower_run = flower_run
-        self.tell(Status("waiting"))
+        self.write(Status("waiting"))
 
-    def tell(self, status: Status) -> None:
-        """Say how far the run is."""
+    def write(self, status: Status) -> None:
+        """Write a status."""
         self._status = replace(status, flower_run=self._flower_run)
         self._directory.status.write(self._status)
 
-    def waiting(self, connected: Iterable[str], needed: int) -> None:  # noqa: ARG002 - the plan says it
-        self.tell(Status("waiting", organizations=list(connected)))
+    def waiting(self, connected: Iterable[str], needed: int) -> None:  # noqa: ARG002 - known from the plan
+        self.write(Status("waiting", organizations=list(connected)))
 
     def started(self, organizations: Iterable[str], completed: int) -> None:
-        self.tell(Status("running", completed + 1, list(organizations)))
+        self.write(Status("running", completed + 1, list(organizations)))
 
     def answered(self, organization: str) -> None:
         now = self._status
-        self.tell(Status("running", now.round, now.organizations, [*now.answered, organization]))
+        self.write(Status("running", now.round, now.organizations, [*now.answered, organization]))
 
     def finished(self, line: RoundLine) -> None:
-        """Nothing: the line stands in `rounds.jsonl`."""
+        """Do nothing: the line is in `rounds.jsonl`."""

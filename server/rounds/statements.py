@@ -1,4 +1,4 @@
-"""After a round: what the run costs each organization, as it states it."""
+"""Collection of the organizations' statements of what the run costs them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from server.run_directory.run_directory import RunDirectory
 
 
 def collect_statements(grid: Grid, directory: RunDirectory, roster: Roster) -> set[str]:
-    """Ask each organization what the run costs it, and keep what it says.
+    """Ask each connected organization for its statement, and store the statements.
 
     Returns:
-        The names of those that stated something.
+        The organizations that sent a statement.
     """
     timeout = directory.plan.federation.round_timeout
     query = codec.pack_query(directory.info.run)
@@ -27,9 +27,9 @@ def collect_statements(grid: Grid, directory: RunDirectory, roster: Roster) -> s
         try:
             statement = codec.unpack_statement(reply.content)
         except (Refused, codec.MessageError):
-            continue  # it took part in no round, so that the run cost it nothing
+            continue  # it participated in no round: the run cost it nothing
         if statement.organization == name:
             directory.statements.write(statement)
-            heads.note(name, statement.head)
+            heads.record(name, statement.head)
             stated.add(name)
     return stated

@@ -1,4 +1,4 @@
-"""What a round asks and how its answers become one update, as a Flower strategy."""
+"""The Flower strategy: the requests of a round, and the aggregation of its answers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from common.adapter.adapter import Adapter, AdapterError, at_rank, check, cut, from_bytes, initial, sent, to_wire
+from common.adapter.adapter import (
+    Adapter,
+    AdapterError,
+    at_rank,
+    check,
+    from_bytes,
+    initial,
+    round_shapes,
+    to_wire,
+    truncate_rank,
+)
 from common.adapter.rounding import PublicUniforms
 from common.errors import Refused, SottoError
 from common.flower import codec
 from common.plan.aggregation import Aggregation
 from common.plan.plan import Plan
 from common.protocol.protocol import TrainRequest
-from server.aggregation.collector import Intake
+from server.aggregation.collector import UpdateCollector
 from server.aggregation.mean import add
 from server.aggregation.optimizers import ServerState, step
 from server.aggregation.products import mean_of_changes, mean_of_products
@@ -32,54 +42,60 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """How a round ended: who answered, and who did not and why; how many answers it needed."""
+    """The outcome of a round.
+
+    Attributes:
+        answered: organizations whose updates were aggregated.
+        refused: organization → why its answer does not count.
+        needed: number of answers that the round needed.
+    """
 
     answered: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     needed: int = 0
 
 
-def byzantine_left(aggregation: Aggregation, broken: int) -> int:
-    """How many hostile organizations may be left among a round's updates, when so many were found out."""
-    return max(0, (aggregation.byzantine or 0) - broken)
+def remaining_byzantine(aggregation: Aggregation, detected: int) -> int:
+    """Return how many hostile organizations may remain in a round after some were detected."""
+    return max(0, (aggregation.byzantine or 0) - detected)
 
 
-def organizations_needed(plan: Plan, broken: int = 0) -> int:
-    """The least number of updates that a round of a plan can be made of.
+def organizations_needed(plan: Plan, detected: int = 0) -> int:
+    """Return the smallest number of updates that a round of a plan can aggregate.
 
     Args:
         plan: of the run.
-        broken: so many organizations sent something that is no honest update.
+        detected: number of hostile organizations that were detected and refused.
     """
     aggregation = plan.aggregation
-    robust = updates_needed(aggregation.robust, byzantine_left(aggregation, broken))
+    robust = updates_needed(aggregation.robust, remaining_byzantine(aggregation, detected))
     return max(plan.federation.min_organizations, robust)
 
 
-def _finite(state: ServerState, round_number: int) -> ServerState:
-    """The state after a round. Each update was finite: what is not is the optimizer's doing.
+def _check_finite(state: ServerState, round_number: int) -> ServerState:
+    """Return the state if it is finite. As all updates are, other values come from the optimizer.
 
     Raises:
-        SottoError: it is not finite.
+        SottoError: the state is not finite.
     """
     parts = (state.adapter, state.momentum, state.variance, state.average)
     if all(np.isfinite(tensor).all() for part in parts for tensor in part.values()):
         return state
-    raise SottoError(f"round {round_number}: the server's optimizer left numbers that are not finite")
+    raise SottoError(f"round {round_number}: the server's optimizer diverged: its state is not finite")
 
 
 class LoraAveraging(Strategy):
-    """Ask every organization; average the updates that pass the screen.
+    """Asks every connected organization, and averages the updates that pass the screening.
 
     Args:
         directory: of the run.
         roster: the organizations and their nodes.
-        state: what the server knows after the last round.
+        state: of the server after the last completed round.
 
     Attributes:
-        roster: the same.
-        state: after the round that was aggregated last.
-        outcome: of the round that was aggregated last.
+        roster: as given.
+        state: after the last aggregated round.
+        outcome: of the last aggregated round.
     """
 
     def __init__(self, directory: RunDirectory, roster: Roster, state: ServerState) -> None:
@@ -91,8 +107,8 @@ class LoraAveraging(Strategy):
         self._folder = directory.path / "updates"
         self.roster = roster
         self.state = state
-        # Rank → what this round's training begins with there; and who has which rank in this round.
-        self._begun: dict[int, Adapter] = {}
+        # Of this round: rank → adapter that the training starts from; organization → rank; organization → weight.
+        self._starts: dict[int, Adapter] = {}
         self._ranks: dict[str, int] = {}
         self._weights: dict[str, float] = {}
         self.outcome = Outcome()
@@ -104,18 +120,18 @@ class LoraAveraging(Strategy):
         config: ConfigRecord,
         grid: Grid,
     ) -> Iterable[Message]:
-        """The same request for all connected organizations of a rank, each with its own ledger's newest head.
+        """Create the requests: equal for all organizations of a rank, except for the head of each one's ledger.
 
-        The rounding follows from run and round alone: asked again, also by a run that was resumed, the request is
-        the same to the last byte, and costs nobody anything.
+        The rounding is determined by run and round. A repeated request, also of a resumed run, is therefore
+        identical to the last byte and costs no privacy budget.
         """
         adapter = codec.adapter_from_record(arrays, self._shapes)
         self.state = replace(self.state, adapter=adapter)
-        nodes, described = self.roster.nodes, self.roster.described
+        nodes, descriptions = self.roster.nodes, self.roster.descriptions
         equal = self._plan.aggregation.weights == "equal"
-        self._weights = {name: 1.0 if equal else float(described[name].public_size) for name in nodes}
-        self._ranks = {name: self._plan.lora.own_rank(described[name].max_rank) for name in nodes}
-        self._begun = {}
+        self._weights = {name: 1.0 if equal else float(descriptions[name].public_size) for name in nodes}
+        self._ranks = {name: self._plan.lora.own_rank(descriptions[name].max_rank) for name in nodes}
+        self._starts = {}
         contents = {rank: self._request(server_round, rank) for rank in sorted(set(self._ranks.values()))}
         ttl = self._plan.federation.round_timeout
         return [
@@ -130,11 +146,11 @@ class LoraAveraging(Strategy):
         ]
 
     def _request(self, server_round: int, rank: int) -> RecordDict:
-        """What all organizations of a rank are asked; notes what their training begins with."""
-        adapter, shapes = cut(self.state.adapter, rank), self._sent_shapes(server_round, rank)
+        """Create the request for a rank, and remember the adapter that its training starts from."""
+        adapter, shapes = truncate_rank(self.state.adapter, rank), self._round_shapes(server_round, rank)
         rounding, number_format = PublicUniforms("adapter", self._run, server_round), self._plan.wire.adapter
         data = to_wire({name: adapter[name] for name in shapes}, number_format, rounding)
-        self._begun[rank] = {**adapter, **from_bytes(data, shapes, number_format)}
+        self._starts[rank] = {**adapter, **from_bytes(data, shapes, number_format)}
         return codec.pack_train(
             TrainRequest(self._run, server_round, self._plan.canonical(), self._fingerprint, data)
         )
@@ -144,74 +160,76 @@ class LoraAveraging(Strategy):
         server_round: int,
         replies: Iterable[Message],
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The adapter after the round; None if fewer updates can be averaged than are needed.
+        """Return the adapter after the round; None if there are too few updates.
 
         Args:
-            server_round: its number, from 1.
-            replies: taken in one by one; none is kept.
+            server_round: number of the round, from 1.
+            replies: consumed one by one.
         """
-        with Intake(self._folder, self._plan.aggregation, self._weights) as intake:
+        with UpdateCollector(self._folder, self._plan.aggregation, self._weights) as collector:
             for reply in replies:
-                self._receive(server_round, reply, intake)
-            intake.screen()
+                self._receive(server_round, reply, collector)
+            collector.screen()
             self.outcome = Outcome(
-                intake.accepted, intake.refused, organizations_needed(self._plan, intake.broken)
+                collector.accepted,
+                collector.refused,
+                organizations_needed(self._plan, collector.byzantine_detected),
             )
-            if len(intake.accepted) < self.outcome.needed:
+            if len(collector.accepted) < self.outcome.needed:
                 return None, None
-            self.state = _finite(self._next_state(server_round, intake), server_round)
+            self.state = _check_finite(self._next_state(server_round, collector), server_round)
         return codec.adapter_record(self.state.adapter), None
 
-    def _next_state(self, server_round: int, intake: Intake) -> ServerState:
-        """What the plan's aggregation makes of the accepted updates."""
+    def _next_state(self, server_round: int, collector: UpdateCollector) -> ServerState:
+        """Return the state after the accepted updates."""
         aggregation = self._plan.aggregation
         if aggregation.averages_products:
-            weights = [self._weights[name] for name in intake.accepted]
-            fresh = initial(self._shapes, self._plan.lora.seed)
-            # Products are of what the organizations began with, after any rounding on the way.
-            starts = [self._begun[self._ranks[name]] for name in intake.accepted]
-            joined = mean_of_products if aggregation.method == "svd" else mean_of_changes
-            return ServerState(joined(self.state.adapter, starts, intake.updates(), weights, fresh))
+            weights = [self._weights[name] for name in collector.accepted]
+            first = initial(self._shapes, self._plan.lora.seed)
+            # The adapters as the organizations received them, after rounding.
+            starts = [self._starts[self._ranks[name]] for name in collector.accepted]
+            mean = mean_of_products if aggregation.method == "svd" else mean_of_changes
+            return ServerState(mean(self.state.adapter, starts, collector.updates(), weights, first))
         if aggregation.robust == "none":
-            update = intake.mean()
+            update = collector.mean()
         else:
-            left = byzantine_left(aggregation, intake.broken)
-            update = robust_mean(aggregation.robust, intake.updates(), left)
-        # To what is kept in float32, not to what was sent: that was right on average, and errors of the rounding
-        # would add up from round to round.
+            byzantine = remaining_byzantine(aggregation, collector.byzantine_detected)
+            update = robust_mean(aggregation.robust, collector.updates(), byzantine)
+        # Applied to the float32 state, not to the rounded adapter that was sent: rounding errors do not
+        # accumulate.
         return step(self.state, update, aggregation, server_round)
 
-    def _sent_shapes(self, server_round: int, rank: int) -> dict[str, tuple[int, ...]]:
-        return sent(at_rank(self._shapes, rank), head_only=self._plan.training.is_head_alone(server_round))
+    def _round_shapes(self, server_round: int, rank: int) -> dict[str, tuple[int, ...]]:
+        return round_shapes(at_rank(self._shapes, rank), head_only=self._plan.training.is_head_alone(server_round))
 
-    def _receive(self, server_round: int, reply: Message, intake: Intake) -> None:
-        """Take an update with the exact names, shapes, types and finite values; refuse any other by name."""
+    def _receive(self, server_round: int, reply: Message, collector: UpdateCollector) -> None:
+        """Accept an update with the expected names, shapes, types and finite values; refuse any other."""
         name = self.roster.name_of(reply.metadata.src_node_id)
-        if name in intake:
+        if name in collector:
             _log.warning("round %d: %s answered twice; the first answer counts", server_round, name)
             return
         try:
             release = codec.unpack_release(reply.content)
-            self._heads.note(name, release.head)
+            self._heads.record(name, release.head)
             if reply.metadata.group_id != str(server_round):
                 raise codec.MessageError(f"the answer is for another round than {server_round}")
             rank = self._ranks[name]
             if (reason := self._plan.lora.refusal(rank)) is not None:
                 raise codec.MessageError(reason)
-            shapes = self._sent_shapes(server_round, rank)
-            # Zeros for what the round does not change and nobody sends.
-            before = cut(self.state.adapter, rank)
+            shapes = self._round_shapes(server_round, rank)
+            # Zeros for tensors that the round does not change and that are not sent.
+            before = truncate_rank(self.state.adapter, rank)
             update = {n: np.zeros_like(tensor) for n, tensor in before.items() if n not in shapes}
             update |= from_bytes(release.update, shapes, self._plan.wire.update)
-            # Where each adapter after its own update is finite, so is the one after their mean.
+            # If the adapter is finite after each single update, it is finite after their mean.
             with np.errstate(over="ignore"):
                 check(add(before, update), at_rank(self._shapes, rank))
         except Refused as error:
-            intake.refuse(name, str(error), broken=False)
+            collector.refuse(name, str(error), byzantine=False)
         except (codec.MessageError, AdapterError) as error:
-            intake.refuse(name, str(error), broken=True)
+            collector.refuse(name, str(error), byzantine=True)
         else:
-            intake.take(name, update)
+            collector.accept(name, update)
 
     def configure_evaluate(
         self,
@@ -220,12 +238,12 @@ class LoraAveraging(Strategy):
         config: ConfigRecord,
         grid: Grid,
     ) -> Iterable[Message]:
-        """Nothing: metrics on private data never leave, so no organization is asked for any."""
+        """Return no requests: metrics on private data never leave an organization."""
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Nothing, see `configure_evaluate`."""
+        """Return nothing, see `configure_evaluate`."""
         return None
 
     def summary(self) -> None:
-        """Nothing: the run directory holds the plan."""
+        """Do nothing: the run directory contains the plan."""

@@ -1,4 +1,4 @@
-"""Before a round: enough organizations are there, and the plan can join what they train."""
+"""Conditions before a round: enough organizations are connected, and their ranks can be aggregated."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from server.rounds.roster import Roster
 from server.tracking.observer import Observer
 
 _POLL_SECONDS = 0.05
-# How long a run that could begin waits for connected organizations that have not said who they are.
+# How long a run that could begin waits for connected nodes that are not identified yet.
 _SETTLE_SECONDS = 15.0
 
 
 def wait_for_organizations(
     roster: Roster, needed: int, timeout: float, observer: Observer, settle: float | None = None
 ) -> None:
-    """Wait until enough organizations are connected and have said who they are.
+    """Wait until enough organizations are connected and identified.
 
     Args:
-        roster: sees who is connected.
-        needed: how many are enough.
-        timeout: seconds to wait for them at most.
-        observer: told who is there while too few are.
-        settle: seconds to wait at most for those beyond who have not said who they are; 15 without it.
+        roster: of the run.
+        needed: number of organizations.
+        timeout: maximum duration, in seconds.
+        observer: notified while too few are connected.
+        settle: how long to wait for unidentified nodes beyond `needed`, in seconds; by default 15.
 
     Raises:
-        SottoError: too few came in time, or two have one name.
+        SottoError: too few are connected in time, or two have the same name.
     """
-    patience = _SETTLE_SECONDS if settle is None else settle
+    settle_seconds = _SETTLE_SECONDS if settle is None else settle
     begin = time.monotonic()
-    told: list[str] | None = None
+    reported: list[str] | None = None
     while time.monotonic() - begin < timeout:
-        roster.look()
+        roster.refresh()
         names = list(roster.nodes)
-        if len(names) >= needed and (roster.settled or time.monotonic() - begin >= patience):
+        if len(names) >= needed and (roster.all_identified or time.monotonic() - begin >= settle_seconds):
             return
-        if names != told:
-            told = names
+        if names != reported:
+            reported = names
             observer.waiting(names, needed)
         time.sleep(_POLL_SECONDS)
-    reasons = "; ".join(f"a node does not say who it is: {reason}" for reason in roster.silent.values())
+    reasons = "; ".join(f"a node cannot be identified: {reason}" for reason in roster.unidentified.values())
     raise SottoError(
         f"{len(roster.nodes)} organizations are connected; the plan needs {needed}"
         + (f" ({reasons})" if reasons else "")
@@ -49,12 +49,12 @@ def wait_for_organizations(
 
 
 def check_ranks(roster: Roster, plan: Plan) -> None:
-    """Make sure, before any is asked to spend, that the plan can join the ranks of those who are there.
+    """Check, before anything is spent, that the plan's method can aggregate the ranks of all organizations.
 
     Raises:
-        InputError: it cannot; names the first organization.
+        InputError: it cannot; the message names the first such organization.
     """
     for name in roster.nodes:
-        reason = plan.lora.refusal(roster.described[name].max_rank)
+        reason = plan.lora.refusal(roster.descriptions[name].max_rank)
         if reason is not None:
             raise InputError(f"{name} trains at {reason} (aggregation.method = {plan.aggregation.method!r})")

@@ -1,1 +1,1 @@
-"""Starting, following and resuming a run."""
+"""Starting, following and resuming a run; its report and its result."""

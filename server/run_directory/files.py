@@ -1,4 +1,4 @@
-"""Files of a run: they appear whole or not at all, and are read as what they should be or not at all."""
+"""Files of a run: written atomically, and validated when they are read."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ T = TypeVar("T")
 
 
 def read_as(kind: type[T], data: bytes, path: Path) -> T:
-    """The JSON of a file as a value of a type.
+    """Parse a JSON file into a dataclass.
 
     Args:
-        kind: a dataclass; its `__pydantic_config__` says how strict it is.
-        data: what the file holds.
-        path: of the file, for messages.
+        kind: the dataclass; its `__pydantic_config__` determines the strictness.
+        data: contents of the file.
+        path: of the file, for error messages.
 
     Raises:
-        InputError: it is anything else.
+        InputError: the data does not match the type.
     """
     try:
         value: T = _adapter(kind).validate_json(data)  # type: ignore[arg-type]  # a class can be hashed
@@ -40,15 +40,15 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def as_json(values: Any) -> bytes:
-    """A value as the text of a JSON file."""
+    """Return a value as the contents of a JSON file."""
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file beside its place, and move it there."""
+    """Write a file atomically: under a temporary name, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    # What lies there may be a link that somebody made, which leads elsewhere.
+    # An existing file may be a symbolic link to another place.
     part.unlink(missing_ok=True)
     with part.open("xb") as file:
         file.write(data)
@@ -59,7 +59,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make sure that a folder's entries outlast a loss of power."""
+    """Flush a folder's entries to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,6 +1,6 @@
-"""A run directory: everything that a run leaves, in the layout that the README shows.
+"""A run directory: all files of a run, in the layout that docs/run_directory.md describes.
 
-Files appear whole or not at all: they are written beside their place and moved there.
+Every file is written atomically.
 """
 
 from __future__ import annotations
@@ -13,33 +13,34 @@ from typing import Any
 
 from pydantic import ConfigDict, PositiveInt
 
-from common.adapter.adapter import Adapter, Shapes, trained
+from common.adapter.adapter import Adapter, Shapes, trainable_shapes
 from common.errors import InputError
 from common.plan.plan import Plan
-from server.aggregation.optimizers import begin
+from common.run.round_line import RoundLine
+from server.aggregation.optimizers import initial_state
 from server.run_directory.checkpoints import Checkpoints
 from server.run_directory.files import as_json, read_as, write
-from server.run_directory.round_log import RoundLine, RoundLog
+from server.run_directory.round_log import RoundLog
 from server.run_directory.statements import Statements
 from server.run_directory.status import StatusFile
 
-# A directory may have come from somebody else: what its files hold is checked like what comes over the network.
+# A run directory may come from another party: its files are checked as strictly as messages from the network.
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What `run.json` holds.
+    """The contents of `run.json`.
 
     Attributes:
-        run: our own id, `name-date-8hex`; a resumed run keeps it.
+        run: id of the run, `name-date-8hex`; kept when the run is resumed.
         digest: of the plan's agreement.
-        base: where the coordinator found the base model.
+        base: folder or name from which the coordinator loaded the base model.
         fingerprint: of the base model.
-        shapes: every LoRA tensor.
+        shapes: of every LoRA tensor.
         private: False only for `sotto simulate --no-privacy`.
-        registry: folder of the registered organizations; None in a simulation.
-        authenticated: whether only the nodes of registered organizations take part.
+        registry: folder of the registry; None in a simulation.
+        authenticated: whether only nodes of registered organizations take part.
     """
 
     __pydantic_config__ = _STRICT
@@ -54,26 +55,26 @@ class RunInfo:
 
     @property
     def registry_folder(self) -> Path | None:
-        """Folder of the registered organizations; None in a simulation."""
+        """Folder of the registry; None in a simulation."""
         return Path(self.registry) if self.registry else None
 
 
 def new_run_id(name: str) -> str:
-    """`name-date-8hex`."""
+    """Generate the id of a new run, `name-date-8hex`."""
     return f"{name}-{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(4)}"
 
 
 class RunDirectory:
-    """A run on disk. Make one with `create` or `open`.
+    """A run on disk; use `create` or `open`.
 
     Attributes:
         path: of the directory.
-        info: what `run.json` holds.
-        plan: as it runs.
-        checkpoints: the server's state after each round.
-        round_log: what happened in each round.
+        info: contents of `run.json`.
+        plan: of the run, with defaults filled in.
+        checkpoints: states of the server after each round.
+        round_log: lines of the rounds.
         statements: of the organizations, and their keys.
-        status: how far the run is.
+        status: progress of the run.
     """
 
     def __init__(self, path: Path, info: RunInfo, plan: Plan) -> None:
@@ -87,27 +88,27 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, info: RunInfo, plan: Plan, initial: Adapter) -> RunDirectory:
-        """Start a run: the plan as it runs, the run's id, and round 0.
+        """Create a run with its plan, its id and the checkpoint of round 0.
 
         Raises:
-            InputError: the directory holds a run already; nothing is written.
+            InputError: the directory already contains a run; nothing is written.
         """
         if (path / "run.json").exists():
             ensure_free(path)
         path.mkdir(parents=True, exist_ok=True)
         directory = cls(path, info, plan)
         write(path / "plan.toml", plan.to_toml().encode())
-        directory.checkpoints.write(0, begin(initial, plan.aggregation))
-        # Last: a directory with run.json is complete enough to be resumed.
+        directory.checkpoints.write(0, initial_state(initial, plan.aggregation))
+        # Written last: a directory with run.json can be resumed.
         write(path / "run.json", as_json(asdict(info)))
         return directory
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """A run that was started before.
+        """Open an existing run.
 
         Raises:
-            InputError: there is none.
+            InputError: the directory contains no run.
         """
         try:
             data = (path / "run.json").read_bytes()
@@ -117,49 +118,49 @@ class RunDirectory:
 
     @property
     def trained_shapes(self) -> Shapes:
-        """The tensors that the plan trains."""
-        return trained(self.info.shapes, self.plan.aggregation.method)
+        """Shapes of the tensors that the plan trains."""
+        return trainable_shapes(self.info.shapes, self.plan.aggregation.method)
 
     @property
     def adapter_folder(self) -> Path:
-        """The result, in PEFT format."""
+        """Folder of the result, in PEFT format."""
         return self.path / "adapter"
 
     def latest_checkpoint(self) -> tuple[int, Adapter]:
-        """The last round that was completed, and the adapter that is released after it.
+        """Return the last completed round and the adapter that is released after it.
 
         Raises:
-            InputError: the last checkpoint is not what this run stores.
+            InputError: there is no checkpoint, or the last one is not from this run.
         """
         number, state = self.checkpoints.latest()
         return number, state.released
 
     def checkpoint(self, number: int) -> Adapter:
-        """The adapter that is released if a round is the result.
+        """Return the adapter that is released if this round is the result.
 
         Raises:
-            InputError: there is none, or it is of other tensors.
+            InputError: there is no such checkpoint, or it is not from this run.
         """
         return self.checkpoints.read(number).released
 
     def rounds(self) -> list[RoundLine]:
-        """The lines of `rounds.jsonl`."""
+        """Read the lines of `rounds.jsonl`."""
         return self.round_log.lines()
 
     def write_json(self, name: str, values: Any) -> None:
-        """Write a JSON file of the run."""
+        """Write a JSON file; `name` is relative to the run directory."""
         write(self.path / name, as_json(values))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file of the run."""
+        """Write a text file; `name` is relative to the run directory."""
         write(self.path / name, text.encode())
 
 
 def ensure_free(path: Path) -> None:
-    """Refuse a directory that holds anything.
+    """Check that a directory is empty or does not exist.
 
     Raises:
-        InputError: what it holds, and what to do.
+        InputError: it is neither.
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file; --out should be a new directory")

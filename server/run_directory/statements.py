@@ -1,4 +1,4 @@
-"""`privacy/statements` and `privacy/keys`: what organizations state of a run, and the keys to verify it with."""
+"""`privacy/statements` and `privacy/keys`: the organizations' statements, and the keys that verify them."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from server.run_directory.files import as_json, write
 
 
 class Statements:
-    """The files.
+    """Reads and writes both folders.
 
     Args:
-        folder: of both folders, which need not exist.
+        folder: that contains both; need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
         self._statements, self._keys = folder / "statements", folder / "keys"
 
     def write(self, statement: Statement) -> None:
-        """Store what an organization says that the run costs it."""
+        """Write an organization's statement."""
         write(self._statements / f"{statement.organization}.json", as_json(statement.to_dict()))
 
     def read(self) -> list[Statement]:
-        """All stored statements, by organization.
+        """Read all statements, in the order of the organizations' names.
 
         Raises:
-            InputError: a file holds no statement, or another organization's.
+            InputError: a file is malformed, or contains the statement of another organization.
         """
         return [_read_statement(file) for file in sorted(self._statements.glob("*.json"))]
 
     def write_key(self, organization: str, public: str) -> None:
-        """Store the key with which an organization was registered when the run ended."""
+        """Write an organization's registered key as of the end of the run."""
         write(self._keys / f"{organization}.pub", public_line(public, organization).encode())
 
     def keys(self) -> dict[str, str]:
-        """Organization → its registered key, as it was when the run ended."""
+        """Return organization → its registered key as of the end of the run."""
         return read_keys(self._keys)
 
 
@@ -46,7 +46,7 @@ def _read_statement(path: Path) -> Statement:
     try:
         statement = Statement.from_dict(read_json(path.read_bytes()))
     except (OSError, ValueError) as error:
-        # Its text may hold what the organization wrote; one line of it is enough.
+        # The message may quote the organization's text: printed as one safe line.
         reason = printable(" ".join(str(error).split()))
         raise InputError(f"{path}: cannot be read as a statement: {reason}") from None
     if statement.organization != path.stem:

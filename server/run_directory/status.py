@@ -1,4 +1,4 @@
-"""`status.json`: how far a run is, for processes that watch it."""
+"""`status.json`: the progress of a run, for processes that follow it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pydantic import ConfigDict, Field
 
 from server.run_directory.files import as_json, read_as, write
 
-# A directory may have come from somebody else: what its files hold is checked like what comes over the network.
+# A run directory may come from another party: its files are checked as strictly as messages from the network.
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is: `status.json`.
+    """The contents of `status.json`.
 
     Attributes:
         state: "waiting" for organizations, "running", "complete" or "failed".
-        round: the round that is being run.
-        organizations: connected, or asked in this round.
-        answered: those that answered in this round.
-        reason: why it failed.
+        round: the current round.
+        organizations: connected, or asked in the current round.
+        answered: that answered in the current round.
+        reason: of a failure.
         flower_run: Flower's id of the run.
     """
 
@@ -33,29 +33,29 @@ class Status:
     organizations: list[str] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
     reason: str = ""
-    # It becomes a word of a command line.
+    # Passed on as an argument of a command.
     flower_run: Annotated[str, Field(pattern="^[0-9]*$")] = ""
 
 
 class StatusFile:
-    """The file.
+    """Reads and writes `status.json`.
 
     Args:
-        path: of the file, which need not exist.
+        path: of the file; need not exist.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def write(self, status: Status) -> None:
-        """Say how far the run is."""
+        """Write the status."""
         write(self._path, as_json(asdict(status)))
 
     def read(self) -> Status | None:
-        """How far the run is; None before anything was said.
+        """Read the status; None if there is none yet.
 
         Raises:
-            InputError: the file holds no status.
+            InputError: the file is malformed.
         """
         try:
             data = self._path.read_bytes()
@@ -63,6 +63,6 @@ class StatusFile:
             return None
         return read_as(Status, data, self._path)
 
-    def forget(self) -> None:
-        """Before the run is started or continued: what was said earlier no longer holds."""
+    def delete(self) -> None:
+        """Delete the status before the run is started or resumed."""
         self._path.unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""The server that organizations reach: SuperLink, TLS gateway, certificates, nodes."""
+"""The server that organizations connect to: SuperLink, TLS gateway, certificates, nodes."""

@@ -1,7 +1,7 @@
-"""`sotto server certs`: a certification authority of the federation's own, and the server's certificate from it.
+"""`sotto server certs`: the federation's own certification authority, and the server's certificate from it.
 
-Organizations trust this one authority (`ca.pem`) and no other. Its key signs the next server certificates; it is
-not needed to run the server and is best kept elsewhere. The profile is that of RFC 5280, section 4.2
+Organizations trust this authority (`ca.pem`) and no other. Its key signs future server certificates; it is not
+needed to run the server and should be stored elsewhere. The profile is that of RFC 5280, section 4.2
 (https://www.rfc-editor.org/rfc/rfc5280#section-4.2).
 """
 
@@ -22,27 +22,27 @@ from common.errors import InputError
 from common.keys.files import read_private, write_new, write_private
 
 _CA_DAYS = 3650
-# What browsers' makers ask of private authorities at most, and long enough for a yearly renewal.
+# The maximum that browsers accept from private authorities, and enough for a yearly renewal.
 _SERVER_DAYS = 397
-# Clocks differ.
-_EARLIER = timedelta(hours=1)
+# Tolerance for clocks that are slow.
+_BACKDATE = timedelta(hours=1)
 _HOST_NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*", re.IGNORECASE)
 
 CA, CA_KEY, SERVER, SERVER_KEY = "ca.pem", "ca.key", "server.pem", "server.key"
 
 
 def make_certificates(folder: Path, hosts: Sequence[str]) -> list[Path]:
-    """Make the authority, unless the folder has one, and a server certificate; nothing is ever overwritten.
+    """Create the authority, unless the folder has one, and a server certificate; nothing is ever overwritten.
 
     Args:
-        folder: gets `ca.pem`, `ca.key`, `server.pem` and `server.key`; the keys are readable by their owner alone.
-        hosts: every name and address under which organizations reach the server.
+        folder: for `ca.pem`, `ca.key`, `server.pem` and `server.key`; only their owner can read the keys.
+        hosts: all host names and addresses under which organizations reach the server.
 
     Returns:
-        The files that were made.
+        The created files.
 
     Raises:
-        InputError: a host is none, there is a server certificate already, or the folder cannot be written.
+        InputError: a host is invalid, a server certificate exists already, or the folder cannot be written.
     """
     names = [_general_name(host) for host in hosts]
     if not names:
@@ -55,17 +55,17 @@ def make_certificates(folder: Path, hosts: Sequence[str]) -> list[Path]:
             )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        known = (folder / CA).exists() or (folder / CA_KEY).exists()
-        authority, signing_key = _read_authority(folder) if known else _make_authority(folder)
+        exists = (folder / CA).exists() or (folder / CA_KEY).exists()
+        authority, signing_key = _read_authority(folder) if exists else _make_authority(folder)
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = _server_certificate(key.public_key(), names, hosts[0], authority, signing_key)
         write_private(folder / SERVER_KEY, key, serialization.PrivateFormat.PKCS8)
-        # With the authority's own, as a chain.
+        # Followed by the authority's certificate, as a chain.
         write_new(folder / SERVER, _pem(certificate) + _pem(authority), 0o644)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error}") from None
-    made = [SERVER, SERVER_KEY] if known else [CA, CA_KEY, SERVER, SERVER_KEY]
-    return [folder / name for name in made]
+    created = [SERVER, SERVER_KEY] if exists else [CA, CA_KEY, SERVER, SERVER_KEY]
+    return [folder / name for name in created]
 
 
 def _general_name(host: str) -> x509.GeneralName:
@@ -74,7 +74,9 @@ def _general_name(host: str) -> x509.GeneralName:
     except ValueError:
         pass
     if not _HOST_NAME.fullmatch(host) or len(host) > 253:
-        raise InputError(f"--host {host!r}: it should be a name or an address, for instance coordinator.example")
+        raise InputError(
+            f"--host {host!r}: it should be a host name or an address, for instance coordinator.example"
+        )
     return x509.DNSName(host.lower())
 
 
@@ -84,7 +86,7 @@ def _make_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
     public = key.public_key()
     usage = _key_usage(signs_certificates=True)
     certificate = (
-        _begin(name, name, public, _CA_DAYS)
+        _builder(name, name, public, _CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
@@ -99,7 +101,7 @@ def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
     for name in (CA, CA_KEY):
         if not (folder / name).exists():
             raise InputError(
-                f"{folder / name}: is missing; bring it back, or make a new authority in another folder"
+                f"{folder / name}: is missing; restore it, or create a new authority in another folder"
             )
     try:
         certificate = x509.load_pem_x509_certificate((folder / CA).read_bytes())
@@ -110,8 +112,8 @@ def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
         raise InputError(f"{folder / CA_KEY}: is not the key of {folder / CA}")
     if certificate.not_valid_after_utc <= datetime.now(UTC) + timedelta(days=_SERVER_DAYS):
         raise InputError(
-            f"{folder / CA}: ends on {certificate.not_valid_after_utc:%Y-%m-%d}, before a new server certificate "
-            "would; make a new authority in another folder and give its ca.pem to the organizations"
+            f"{folder / CA}: expires on {certificate.not_valid_after_utc:%Y-%m-%d}, before a new server "
+            "certificate would; create a new authority in another folder and give its ca.pem to the organizations"
         )
     return certificate, key
 
@@ -123,11 +125,11 @@ def _server_certificate(
     authority: x509.Certificate,
     signing_key: ec.EllipticCurvePrivateKey,
 ) -> x509.Certificate:
-    # For people only: what counts are the alternative names. A common name has 64 characters at most.
+    # Informative only: clients check the alternative names. A common name has at most 64 characters.
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key())
     return (
-        _begin(subject, authority.subject, public, _SERVER_DAYS)
+        _builder(subject, authority.subject, public, _SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -138,10 +140,10 @@ def _server_certificate(
     )
 
 
-def _begin(
+def _builder(
     subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
-    start = datetime.now(UTC) - _EARLIER
+    start = datetime.now(UTC) - _BACKDATE
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

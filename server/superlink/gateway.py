@@ -1,12 +1,12 @@
-"""The gateway: the one listener that the network reaches. Behind it, on loopback, is the SuperLink.
+"""The gateway: the only listener that the network reaches. The SuperLink behind it listens on loopback.
 
-Flower serves its Fleet API (for SuperNodes), its Control API (who runs what) and its Runtime API (for the
+Flower serves its Fleet API (for SuperNodes), its Control API (for submitting runs) and its Runtime API (for the
 ServerApp) on one port, the last two without authentication. The gateway forwards ten calls of the Fleet API and
-nothing else: a request's path is looked up in a table and never passed on, nor are its query, its `Host` or who it
-says that it was forwarded for. Every request must be signed by a registered node key, before its body is read. A
-request for messages is kept until there may be one (`server/superlink/holds.py`).
+nothing else: the path of a request is looked up in a table and never passed on, nor are its query, its `Host` and
+its `X-Forwarded-For`. Every request must be signed by a registered node key; this is checked before its body is
+read. A request for messages is held until there may be one (`server/superlink/held_requests.py`).
 
-`python -m server.superlink.gateway ADDRESS CERTIFICATE KEY SUPERLINK REGISTRY DATABASE BELL` serves it.
+`python -m server.superlink.gateway ADDRESS CERTIFICATE KEY SUPERLINK REGISTRY DATABASE WAKEUP` serves it.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.keys.node_key import NODE_HEADER, NodePublicKey, NotSigned, signer
-from common.system.bell import Bell
-from common.system.logs import begin
+from common.system.logs import configure
 from common.system.network import Address, any_address
+from common.system.wakeup import Wakeup
 from server.registry.members import Members
-from server.superlink.database import Database, Waiting
-from server.superlink.holds import Holds, Outcome
+from server.superlink.database import Database, Query
+from server.superlink.held_requests import HeldRequests, Outcome
 
-WHO_PATH = "/who"
+IDENTITY_PATH = "/who"
 
 _MIB = 2**20
-# Every call of the Fleet API that a registered node needs, and how many bytes it may send. A node does not
-# register itself: `sotto server register` does that.
+# The calls of the Fleet API that a registered node needs, with the maximum size of their bodies. Nodes do not
+# register themselves: `sotto server register` does that.
 _CALLS = {
     b"/v1/fleet/activate-node": _MIB,
     b"/v1/fleet/deactivate-node": _MIB,
@@ -61,10 +61,10 @@ _CALLS = {
 _PULL_MESSAGES = b"/v1/fleet/pull-messages"
 _PUSH_MESSAGES = b"/v1/fleet/push-messages"
 _ACTIVATE = b"/v1/fleet/activate-node"
-_PASSED_ON = ("content-type", "accept")
-_PASSED_ON_PREFIX = "flwr-"
+_FORWARDED_HEADERS = ("content-type", "accept")
+_FORWARDED_PREFIX = "flwr-"
 _SECONDS = 120.0
-# The SuperLink closes a connection that is idle for 5 seconds: none is used again that may just be closing.
+# The SuperLink closes connections after 5 idle seconds: none is reused that may be closing.
 _IDLE_SECONDS = 3.0
 _KEEP_ALIVE_SECONDS = 75
 _MOST_CONNECTIONS = 1000
@@ -82,29 +82,29 @@ class _TooLarge(Exception):
 
 
 class Gateway:
-    """Decides who enters and forwards what may pass.
+    """Authenticates requests and forwards the permitted calls.
 
     Args:
-        superlink: where the SuperLink is.
-        members: who is registered.
-        holds: keeps requests for messages.
+        superlink: address of the SuperLink.
+        members: the registered organizations.
+        held: holds requests for messages.
     """
 
-    def __init__(self, superlink: Address, members: Members, holds: Holds) -> None:
+    def __init__(self, superlink: Address, members: Members, held: HeldRequests) -> None:
         self._superlink = f"http://{superlink}"
         self._members = members
-        self._holds = holds
+        self._held = held
         self._client = httpx.AsyncClient(
             timeout=_SECONDS,
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_IDLE_SECONDS),
-            # No proxy of the coordinator's environment: the SuperLink is on this machine.
+            # Ignore proxies in the environment: the SuperLink is on this machine.
             trust_env=False,
-            # What is kept for one organization would be sent along with another's requests.
+            # A stored cookie would be sent with the requests of other organizations.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
     def app(self) -> Starlette:
-        """The gateway as an ASGI application."""
+        """Return the gateway as an ASGI application."""
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -115,15 +115,15 @@ class Gateway:
         return Starlette(routes=[route], lifespan=lifespan)
 
     async def _answer(self, request: Request) -> Response:
-        # As it was sent: dots and percent signs mean nothing here.
+        # The raw path: neither dots nor percent signs are interpreted.
         path, query = request.scope["raw_path"], request.scope["query_string"]
-        if request.method == "GET" and path == WHO_PATH.encode() and not query:
-            key = self._enter(request)
-            return key if isinstance(key, Response) else self._who(key)
+        if request.method == "GET" and path == IDENTITY_PATH.encode() and not query:
+            key = self._authenticate(request)
+            return key if isinstance(key, Response) else self._identity(key)
         limit = _CALLS.get(path)
         if limit is None or query or request.method != "POST":
             return _refuse(404, "no-such-call")
-        key = self._enter(request)
+        key = self._authenticate(request)
         if isinstance(key, Response):
             return key
         node = self._members.node_of_key(key)
@@ -144,8 +144,8 @@ class Gateway:
             _log.warning("the SuperLink does not answer: %s", type(error).__name__)
             return _refuse(503, "not-ready")
 
-    def _enter(self, request: Request) -> NodePublicKey | Response:
-        """The key that a request is signed with, or why it may not enter."""
+    def _authenticate(self, request: Request) -> NodePublicKey | Response:
+        """Return the registered key that signed a request, or a refusal."""
         try:
             key = signer(request.headers)
         except NotSigned as error:
@@ -153,7 +153,7 @@ class Gateway:
         return self._refusal(key) or key
 
     def _refusal(self, key: NodePublicKey) -> Response | None:
-        """Why a key's owner may not enter; None if he may."""
+        """Return a refusal if a key is not registered; None if it is."""
         if self._members.name_of_key(key) is not None:
             return None
         reason = "revoked-key" if self._members.is_revoked(key) else "unknown-key"
@@ -161,21 +161,21 @@ class Gateway:
         return _refuse(401, reason)
 
     async def _hold(self, request: Request, key: NodePublicKey, node: int) -> Response | None:
-        """Keep a request, whose body was read, until there may be a message; then why it is not forwarded."""
+        """Hold a request, whose body was read, until there may be a message; then return None, or a refusal."""
 
-        async def gone() -> None:
+        async def disconnected() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
 
-        outcome = await self._holds.hold(node, lambda: self._members.node_of_key(key) == node, gone)
+        outcome = await self._held.hold(node, lambda: self._members.node_of_key(key) == node, disconnected)
         if outcome is not Outcome.FORWARD:
             return _refuse(503, outcome.value)
-        # Who was revoked meanwhile is told so; a node that got another number asks again.
+        # The key may have been revoked meanwhile, or the node may have got a new id: then it repeats the request.
         if refusal := self._refusal(key):
             return refusal
         return None if self._members.node_of_key(key) == node else _refuse(503, "not-ready")
 
-    def _who(self, key: NodePublicKey) -> Response:
+    def _identity(self, key: NodePublicKey) -> Response:
         name, node = self._members.name_of_key(key), self._members.node_of_key(key)
         now = datetime.now(UTC).isoformat()
         return JSONResponse({"organization": name, "node": str(node or 0), "time": now})
@@ -184,7 +184,7 @@ class Gateway:
         headers = {
             name: value
             for name, value in request.headers.items()
-            if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIX)
+            if name in _FORWARDED_HEADERS or name.startswith(_FORWARDED_PREFIX)
         }
         if path == _PUSH_MESSAGES and not (isinstance(body, bytes) and _is_from(body, node)):
             return _refuse(403, "another-node")
@@ -192,12 +192,12 @@ class Gateway:
         try:
             reply = await self._client.post(url, content=body, headers=headers)
         except httpx.HTTPError:
-            self._holds.forget(node)
+            self._held.forget(node)
             raise
         kind = reply.headers.get("content-type")
         answer = Response(reply.content, reply.status_code, media_type=kind)
         if path == _ACTIVATE and reply.status_code >= 400:
-            # A node that died is taken for connected for a minute. With its number it can sign off first.
+            # Flower treats a dead node as connected for a minute. With its id, a restarted one can sign off first.
             answer.headers[NODE_HEADER] = str(node)
         return answer
 
@@ -212,7 +212,7 @@ async def _bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
 
 
 def _is_from(body: bytes, node: int) -> bool:
-    """Whether all messages say that they are from this node; the SuperLink looks at the request's sender only."""
+    """Return whether all messages have this node as source; the SuperLink checks only the request's sender."""
     push = PushMessagesRequest()
     try:
         push.ParseFromString(body)
@@ -225,44 +225,44 @@ def _refuse(status: int, reason: str) -> Response:
     return JSONResponse({"reason": reason}, status)
 
 
-class _Impatient(H11Protocol):
-    """A connection over which no request begins within seconds is closed: silent ones would fill the gateway."""
+class _FirstRequestTimeout(H11Protocol):
+    """Closes connections without a request after some seconds: otherwise they would exhaust the gateway."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(_FIRST_REQUEST_SECONDS, self._close_if_silent)
+        self.loop.call_later(_FIRST_REQUEST_SECONDS, self._close_if_idle)
 
-    def _close_if_silent(self) -> None:
+    def _close_if_idle(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
 
 
 class _Server(uvicorn.Server):
-    """Ends without waiting for the requests that are kept, and looks less often whether it should."""
+    """Releases held requests at shutdown, and checks less often whether to shut down."""
 
-    def __init__(self, config: uvicorn.Config, holds: Holds) -> None:
+    def __init__(self, config: uvicorn.Config, held: HeldRequests) -> None:
         super().__init__(config)
-        self._holds = holds
+        self._held = held
 
     async def main_loop(self) -> None:
-        # Ten times a second is all that an idle gateway would do.
+        # Uvicorn would check ten times a second.
         await self.on_tick(0)
         while not self.should_exit:
             await asyncio.sleep(_TICK_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._holds.end()
+        self._held.stop()
         await super().shutdown(sockets)
 
 
 def serve(
-    address: Address, certificate: Path, key: Path, superlink: Address, members: Members, holds: Holds
+    address: Address, certificate: Path, key: Path, superlink: Address, members: Members, held: HeldRequests
 ) -> None:
     """Serve the gateway until SIGTERM."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     config = uvicorn.Config(
-        Gateway(superlink, members, holds).app(),
+        Gateway(superlink, members, held).app(),
         host=address.host,
         port=address.port,
         ssl_certfile=certificate,
@@ -272,27 +272,27 @@ def serve(
         server_header=False,
         date_header=False,
         ws="none",
-        http=_Impatient,
+        http=_FirstRequestTimeout,
         access_log=False,
         log_config=None,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=2,
         limit_concurrency=_MOST_CONNECTIONS,
     )
-    server = _Server(config, holds)
+    server = _Server(config, held)
     server.run()
     if not server.started:
         sys.exit("the gateway could not listen")
 
 
 if __name__ == "__main__":
-    begin("gateway", timed=True)
-    listens, certificate_file, key_file, behind, folder, state, bell = sys.argv[1:]
+    configure("gateway", timed=True)
+    listens, certificate_file, key_file, behind, folder, state, wakeup = sys.argv[1:]
     serve(
         any_address(listens, "address"),
         Path(certificate_file),
         Path(key_file),
         any_address(behind, "superlink"),
         Members(Path(folder)),
-        Holds(Database(Path(state), Waiting.MESSAGES), Bell(Path(bell))),
+        HeldRequests(Database(Path(state), Query.MESSAGES), Wakeup(Path(wakeup))),
     )

@@ -1,4 +1,4 @@
-"""Is the coordinator's server well? `python -m server.superlink.health [server.toml]`: exit code 0 if it is."""
+"""Health check of the server: `python -m server.superlink.health [server.toml]`; exit code 0 if healthy."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from server.superlink.settings import Server, is_ready, local
 
 
 def server_problem(server: Server) -> str | None:
-    """What is wrong with the server, in one line; None if it answers.
+    """Return the problem of the server in one line; None if it answers.
 
     Args:
-        server: its file.
+        server: its settings.
 
     Raises:
-        InputError: an address in the file is none.
+        InputError: an address is invalid.
     """
-    superlink, gateway = server.superlink_at, local(server.listens_at)
+    superlink, gateway = server.superlink_address, local(server.public_address)
     if not is_ready(superlink):
         return f"no SuperLink answers at {superlink}"
-    return None if gateway.is_open() else f"the gateway at {server.listens_at} is closed"
+    return None if gateway.is_open() else f"no gateway answers at {server.public_address}"
 
 
 def main() -> None:
-    """Say what is wrong, if anything is."""
+    """Print the problem, if there is one."""
     try:
         match sys.argv[1:]:
             case []:

@@ -1,4 +1,4 @@
-"""The Control API of the SuperLink on this machine. Leans on private names of one version of flwr."""
+"""The Control API of the SuperLink on this machine. Uses private names of one version of flwr."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _UNREGISTERED = "unregistered"
 
 
 @contextmanager
-def control(superlink: Address) -> Iterator[ControlHttpClient]:
-    """A client of the Control API, as long as the context lasts.
+def control_client(superlink: Address) -> Iterator[ControlHttpClient]:
+    """Open a client of the Control API.
 
     Args:
-        superlink: where it is.
+        superlink: address of the SuperLink.
 
     Raises:
-        SottoError: the SuperLink does not answer, or refuses what it is asked.
+        SottoError: the SuperLink does not answer, or refuses a request.
     """
     client = ControlHttpClient.from_server_address(
         server_address=str(superlink),
@@ -36,7 +36,7 @@ def control(superlink: Address) -> Iterator[ControlHttpClient]:
     try:
         yield client
     except httpx.HTTPStatusError as error:
-        raise SottoError(f"the SuperLink refuses: {error.response.text[:200]}") from None
+        raise SottoError(f"the SuperLink refuses the request: {error.response.text[:200]}") from None
     except httpx.HTTPError as error:
         raise SottoError(f"the SuperLink at {superlink} does not answer: {error}") from None
     finally:
@@ -44,30 +44,30 @@ def control(superlink: Address) -> Iterator[ControlHttpClient]:
 
 
 def synchronize(registry: Registry, superlink: Address) -> None:
-    """Register the registry's node keys with a SuperLink and take all others from it; note the nodes' numbers.
+    """Register exactly the registry's node keys with a SuperLink, and store the nodes' ids in the registry.
 
     Args:
         registry: of the organizations.
-        superlink: where its Control API is.
+        superlink: address of the SuperLink.
 
     Raises:
         SottoError: the SuperLink does not answer or refuses a key.
     """
-    with control(superlink) as client, registry.exclusive():
+    with control_client(superlink) as client, registry.exclusive():
         _synchronize(registry, client)
 
 
 def _synchronize(registry: Registry, client: ControlHttpClient) -> None:
     listed = client.ListNodes(ListNodesRequest()).nodes_info
-    there = {bytes(node.public_key): node.node_id for node in listed if node.status != _UNREGISTERED}
+    registered = {bytes(node.public_key): node.node_id for node in listed if node.status != _UNREGISTERED}
     wanted = registry.node_keys()
     keys = {key.pem for key in wanted.values()}
-    for pem, node in there.items():
+    for pem, node in registered.items():
         if pem not in keys:
             client.UnregisterNode(UnregisterNodeRequest(node_id=node))
     known: Mapping[str, int] = registry.node_ids()
     for name, key in wanted.items():
         request = RegisterNodeRequest(public_key=key.pem, name=name)
-        node = there.get(key.pem) or client.RegisterNode(request).node_id
+        node = registered.get(key.pem) or client.RegisterNode(request).node_id
         if known.get(name) != node:
             registry.set_node_id(name, node)

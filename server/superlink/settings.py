@@ -1,4 +1,4 @@
-"""server.toml: where the coordinator's server listens, and with what."""
+"""server.toml: the addresses, keys and folders of the coordinator's server."""
 
 from __future__ import annotations
 
@@ -18,78 +18,78 @@ class Server(SettingsFile):
     """The coordinator's server. Paths are relative to this file."""
 
     address: str = Field(default="127.0.0.1:8443", examples=["0.0.0.0:8443"])
-    """Where organizations reach it: TLS, for registered node keys only. 0.0.0.0 is all networks."""
+    """Address for organizations: TLS, registered node keys only. 0.0.0.0 is all networks."""
     certificate: str = "certs/server.pem"
-    """Its certificate, in PEM format; `sotto server certs` makes one."""
+    """The server's certificate, in PEM format; created by `sotto server certs`."""
     key: str = "certs/server.key"
     """The certificate's key."""
     superlink: str = "127.0.0.1:8000"
-    """Where Flower's SuperLink listens behind it. Whoever reaches this can submit runs: this machine only."""
+    """Address of Flower's SuperLink, on this machine only: any program that reaches it can submit runs."""
     folder: str = "superlink"
-    """The SuperLink's database, logs and home, and who is registered. It holds noised updates: keep it to
-    yourself."""
+    """Folder of the SuperLink's database and logs, and of the registry. It contains noised updates: keep it
+    private."""
     insecure: bool = False
-    """For trying things out on one machine: without TLS and keys the SuperLink itself listens at `address`."""
+    """For tests on one machine: no TLS and no keys; the SuperLink itself listens at `address`."""
 
     @property
     def database(self) -> Path:
-        """The SuperLink's database."""
+        """File of the SuperLink's database."""
         return self.path(self.folder) / "state.db"
 
     @property
-    def bells(self) -> tuple[Path, Path]:
-        """They ring when the database changes, one for the gateway and one for the SuperExec."""
+    def wakeups(self) -> tuple[Path, Path]:
+        """Pipes that are signalled when the database changes: the gateway's and the SuperExec's."""
         folder = self.path(self.folder)
-        return folder / "gateway.bell", folder / "superexec.bell"
+        return folder / "gateway.wakeup", folder / "superexec.wakeup"
 
     @property
     def registry(self) -> Path:
-        """Folder of the registered organizations."""
+        """Folder of the registry."""
         return self.path(self.folder) / "organizations"
 
     def without_tls(self) -> Server:
-        """The same, but without TLS and keys, as `--insecure` asks."""
+        """Return these settings without TLS and keys, as for `--insecure`."""
         return self.model_copy(update={"insecure": True})
 
     def organizations(self) -> Registry:
-        """The registered organizations."""
+        """Return the registry of organizations."""
         return Registry(self.registry)
 
     @property
-    def listens_at(self) -> Address:
-        """Where organizations reach it, checked.
+    def public_address(self) -> Address:
+        """The address for organizations.
 
         Raises:
-            InputError: it is no address, or without TLS not this machine's alone.
+            InputError: it is invalid, or not a loopback address although TLS is disabled.
         """
         if self.insecure:
             return loopback_address(self.address, "address", "without TLS it stays on this machine")
         return any_address(self.address, "address")
 
     @property
-    def superlink_at(self) -> Address:
-        """Where the SuperLink listens, checked.
+    def superlink_address(self) -> Address:
+        """The address of the SuperLink.
 
         Raises:
-            InputError: it is no address, not this machine's alone, or the gateway's.
+            InputError: it is invalid, not a loopback address, or has the gateway's port.
         """
         if self.insecure:
-            return self.listens_at
-        why = "the SuperLink serves everybody who reaches it and stays on this machine"
-        behind, gateway = loopback_address(self.superlink, "superlink", why), self.listens_at
+            return self.public_address
+        why = "the SuperLink has no authentication and stays on this machine"
+        behind, gateway = loopback_address(self.superlink, "superlink", why), self.public_address
         if behind.port == gateway.port:
-            raise InputError(f"superlink = {self.superlink!r}: it should be another port than that of address")
+            raise InputError(f"superlink = {self.superlink!r}: its port should differ from that of address")
         return behind
 
 
 def local(address: Address) -> Address:
-    """Where this machine reaches a listener of its own."""
-    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to be found, not to listen
-    return Address(anywhere.get(address.host, address.host), address.port)
+    """Return the address under which this machine reaches its own listener."""
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened at
+    return Address(loopback.get(address.host, address.host), address.port)
 
 
 def is_ready(address: Address) -> bool:
-    """Whether a SuperLink answers there."""
+    """Return whether a SuperLink answers at an address."""
     try:
         with urllib.request.urlopen(f"http://{address}/health", timeout=2) as reply:
             return bool(reply.status == 200)

@@ -1,8 +1,8 @@
-"""Flower's SuperExec, which starts a ServerApp for each run. It asks for a run when the SuperLink has one.
+"""Flower's SuperExec, which starts a ServerApp for each run, without polling the SuperLink.
 
-Flower's own asks again and again. `python -m server.superlink.superexec DATABASE BELL ARGUMENT…` waits for the
-bell and looks into the SuperLink's database; the arguments are those of `flower-superexec`. Leans on private
-names of one version of flwr: with another it asks as often as `FLWR_SUPEREXEC_TASK_POLL_INTERVAL` says.
+`python -m server.superlink.superexec DATABASE WAKEUP ARGUMENT…` waits for the wake-up signal and checks the
+SuperLink's database; the arguments are those of `flower-superexec`. Uses private names of one version of flwr:
+with another version it polls at `FLWR_SUPEREXEC_TASK_POLL_INTERVAL`.
 """
 
 from __future__ import annotations
@@ -17,55 +17,55 @@ from pathlib import Path
 from flwr.supercore.version import package_version
 
 from common.flower.patches import VERSION
-from common.system.bell import Bell
-from server.superlink.database import LOOK_SECONDS, Database, Waiting
+from common.system.wakeup import Wakeup
+from server.superlink.database import POLL_SECONDS, Database, Query
 
-# A ServerApp that died before it began is started anew, and what the database does not show is found.
+# Poll the SuperLink at least this often: for a ServerApp that died at its start, or a missed change.
 _LONGEST_SECONDS = 30.0
 
 _log = logging.getLogger(__name__)
 
 
-class Patience:
+class TaskWaiter:
     """Waits for a run that has no ServerApp yet.
 
     Args:
-        database: where runs wait.
-        bell: rings when the database changes.
-        longest: seconds after which the wait ends without one.
+        database: the SuperLink's, with tasks of runs.
+        wakeup: signalled when the database changes.
+        longest: maximum duration of a wait, in seconds.
     """
 
-    def __init__(self, database: Database, bell: Bell, longest: float = _LONGEST_SECONDS) -> None:
+    def __init__(self, database: Database, wakeup: Wakeup, longest: float = _LONGEST_SECONDS) -> None:
         self._database = database
-        self._bell = bell
+        self._wakeup = wakeup
         self._longest = longest
-        self._told = 0
-        self._blind = False
+        self._seen_changes = 0
+        self._unreadable = False
 
     def sleep(self, seconds: float) -> None:
-        """In place of a pause between two requests, and at least as long.
+        """Wait between two polls, in place of `time.sleep`.
 
         Args:
-            seconds: the pause.
+            seconds: minimum duration.
         """
         end = time.monotonic() + self._longest
         time.sleep(seconds)
-        while not self._is_there() and time.monotonic() < end:
-            self._bell.wait(LOOK_SECONDS)
+        while not self._has_new_task() and time.monotonic() < end:
+            self._wakeup.wait(POLL_SECONDS)
 
-    def _is_there(self) -> bool:
+    def _has_new_task(self) -> bool:
         try:
-            waiting = self._database.look()
+            tasks = self._database.pending()
         except sqlite3.Error as error:
-            if not self._blind:
-                _log.warning("the SuperLink's database cannot be read, it is asked instead: %s", error)
-            self._blind = True
+            if not self._unreadable:
+                _log.warning("the SuperLink's database cannot be read, the SuperLink is polled instead: %s", error)
+            self._unreadable = True
             return True
-        self._blind = False
-        # A run that was told of, and stays, is one for which nothing can be started: it is not told of again.
-        news = bool(waiting) and self._database.changes != self._told
-        self._told = self._database.changes
-        return news
+        self._unreadable = False
+        # A task that is still pending after the last poll cannot be started: it does not end the wait again.
+        is_new = bool(tasks) and self._database.changes != self._seen_changes
+        self._seen_changes = self._database.changes
+        return is_new
 
 
 def main() -> None:
@@ -73,12 +73,12 @@ def main() -> None:
     import flwr.supercore.superexec.run_superexec as loop
     from flwr.supercore.cli.flower_superexec import flower_superexec
 
-    database, bell, *arguments = sys.argv[1:]
+    database, wakeup, *arguments = sys.argv[1:]
     if package_version == VERSION:
-        patience = Patience(Database(Path(database), Waiting.TASKS), Bell(Path(bell)))
-        patient = types.ModuleType("time")
-        patient.__dict__.update({**time.__dict__, "sleep": patience.sleep})
-        vars(loop)["time"] = patient
+        waiter = TaskWaiter(Database(Path(database), Query.TASKS), Wakeup(Path(wakeup)))
+        patched_time = types.ModuleType("time")
+        patched_time.__dict__.update({**time.__dict__, "sleep": waiter.sleep})
+        vars(loop)["time"] = patched_time
     sys.argv = ["flower-superexec", *arguments]
     flower_superexec()
 

@@ -1,65 +1,80 @@
-"""Who is told of the progress of a run."""
+"""Observers of the progress of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from server.run_directory.round_log import RoundLine
+from common.run.round_line import RoundLine
 
 
 class Observer:
-    """Told of the progress of a run. Does nothing by itself."""
+    """Receives the progress of a run. Every method does nothing by default."""
 
     def waiting(self, connected: Iterable[str], needed: int) -> None:
-        """So many organizations are connected; the plan needs more."""
+        """Too few organizations are connected.
+
+        Args:
+            connected: their names.
+            needed: how many the run needs.
+        """
 
     def started(self, organizations: Iterable[str], completed: int) -> None:
-        """A round begins with these organizations; so many rounds are complete."""
+        """A round begins.
+
+        Args:
+            organizations: that are asked.
+            completed: number of completed rounds.
+        """
 
     def answered(self, organization: str) -> None:
-        """An answer of the current round arrived."""
+        """An organization answered in the current round."""
 
     def late(self, organizations: Iterable[str], seconds: float) -> None:
-        """For so long nothing was heard of these organizations, which the current round waits for."""
+        """Organizations of the current round have not answered for some time.
+
+        Args:
+            organizations: that have not answered.
+            seconds: since the last answer.
+        """
 
     def finished(self, line: RoundLine) -> None:
-        """A round is complete and stored."""
+        """A round is complete; its line is written."""
 
 
 class Observers(Observer):
-    """Several observers as one.
+    """Forwards everything to several observers.
 
     Args:
-        observers: each is told everything, in this order.
+        observers: notified in this order.
     """
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
     def waiting(self, connected: Iterable[str], needed: int) -> None:
-        """Tell all."""
+        """Forward to all observers."""
         names = list(connected)
         for observer in self._observers:
             observer.waiting(names, needed)
 
     def started(self, organizations: Iterable[str], completed: int) -> None:
-        """Tell all."""
+        """Forward to all observers."""
         names = list(organizations)
         for observer in self._observers:
             observer.started(names, completed)
 
     def answered(self, organization: str) -> None:
-        """Tell all."""
+        """Forward to all observers."""
         for observer in self._observers:
             observer.answered(organization)
 
     def late(self, organizations: Iterable[str], seconds: float) -> None:
-        """Tell all."""
+        """Forward to all observers."""
         names = list(organizations)
         for observer in self._observers:
             observer.late(names, seconds)
 
     def finished(self, line: RoundLine) -> None:
-        """Tell all."""
+        """Forward to all observers."""
         for observer in self._observers:
             observer.finished(line)

@@ -1,4 +1,4 @@
-"""What a finished run prints."""
+"""The summary that a finished run prints."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.report.report import PrivacyReport
+from common.run.selection import result_line, selection_note
+from common.run.traffic import compressed_share, traffic
 from common.system import logs
 from common.untrusted import printable, printable_lines
 from server.run_directory.run_directory import RunDirectory
-from server.run_directory.selection import choice, result_line
-from server.run_directory.traffic import compressed_share, traffic
 
 
 def print_summary(
     directory: RunDirectory,
-    report: dict[str, Any],
+    report: PrivacyReport,
     console: Console,
     answers: Sequence[tuple[str, str, str]] = (),
 ) -> None:
-    """Cost per organization, quality before and after, bytes, answers, and where everything lies.
+    """Print cost per organization, quality before and after, traffic, answers, and the paths of the results.
 
     Args:
         directory: of the run.
         report: its privacy report.
-        console: where to print.
+        console: to print on.
         answers: (prompt, answer of the base model, answer after the run).
     """
     if logs.is_json():
-        logs.report("the run is complete", _result(directory, report))
+        logs.report("the run is complete", _fields(directory, report))
         return
     _print_cost(report, console)
     _print_quality(directory, console)
@@ -45,17 +46,17 @@ def print_summary(
     console.print(f"rounds          {path / 'rounds.jsonl'}", highlight=False, soft_wrap=True)
 
 
-def _result(directory: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
-    """For machines; the rest stands in the files."""
+def _fields(directory: RunDirectory, report: PrivacyReport) -> dict[str, Any]:
+    """Return the summary for the JSON log; the files contain the rest."""
     costs = {
         item["name"]: {"epsilon": item["epsilon"], "delta": item["delta"]} for item in report["organizations"]
     }
     rounds = directory.rounds()
-    counts = {"rounds": rounds[-1].round, "result_round": result_line(directory.plan, rounds).round}
-    return {"run": report["run"], "directory": str(directory.path), **counts, "costs": costs}
+    numbers = {"rounds": rounds[-1].round, "result_round": result_line(directory.plan, rounds).round}
+    return {"run": report["run"], "directory": str(directory.path), **numbers, "costs": costs}
 
 
-def _print_cost(report: dict[str, Any], console: Console) -> None:
+def _print_cost(report: PrivacyReport, console: Console) -> None:
     if not report["organizations"]:
         console.print("[red]trained without privacy: ε is infinite[/red]")
         return
@@ -76,7 +77,7 @@ def _print_cost(report: dict[str, Any], console: Console) -> None:
 
 def _print_quality(directory: RunDirectory, console: Console) -> None:
     rounds = directory.rounds()
-    moved = traffic(rounds, directory.info.shapes)
+    total = traffic(rounds, directory.info.shapes)
     result = result_line(directory.plan, rounds)
     first, last = rounds[0].metrics, result.metrics
     name, _ = directory.plan.task.headline
@@ -86,11 +87,11 @@ def _print_quality(directory: RunDirectory, console: Console) -> None:
             f"[bold]{last[name]:.4g}[/bold] after {result.round} rounds",
             highlight=False,
         )
-    if said := choice(directory.plan, rounds, private=directory.info.private):
-        console.print(said, highlight=False)
-    share = compressed_share(directory)
+    if text := selection_note(directory.plan, rounds, private=directory.info.private):
+        console.print(text, highlight=False)
+    share = compressed_share(directory.plan, rounds, directory.info.shapes)
     console.print(
-        f"sent: {moved.up / 1e6:.1f} MB of noised updates up, {moved.down / 1e6:.1f} MB of adapters down"
+        f"sent: {total.up / 1e6:.1f} MB of noised updates up, {total.down / 1e6:.1f} MB of adapters down"
         + ("" if share is None else f", {share:.1%} of float32 A and B both ways"),
         highlight=False,
     )

@@ -7,15 +7,15 @@ from types import TracebackType
 
 from tensorboardX import SummaryWriter
 
-from server.run_directory.round_log import RoundLine
+from common.run.round_line import RoundLine
 from server.tracking.observer import Observer
 
 
 class TensorBoard(Observer):
-    """Writes public metrics, bytes and seconds of each round; use it as a context.
+    """Writes public metrics, bytes and seconds of each round; a context manager.
 
     Args:
-        folder: where the event files go.
+        folder: for the event files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,7 +30,7 @@ class TensorBoard(Observer):
         self._writer.close()
 
     def finished(self, line: RoundLine) -> None:
-        """Add a round."""
+        """Write a round."""
         numbers = {f"public/{name}": value for name, value in line.metrics.items()}
         numbers |= {f"round/{name}": getattr(line, name) for name in ("bytes_up", "bytes_down", "seconds")}
         for name, value in numbers.items():

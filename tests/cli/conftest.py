@@ -1,4 +1,4 @@
-"""What tests of the command line share: a folder with a plan and its records."""
+"""Fixtures for tests of the command line: a folder with a plan and its records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Commands import it when they need it: what libraries warn of at their import is not on the tests' screen.
+# Imported here once, so that import warnings of libraries do not appear in the output of commands.
 import simulations.simulate  # noqa: F401
 
 RECORDS = [{"text": f"Customer: where is parcel {n}?\nAgent: on its way.", "who": "ab"[n % 2]} for n in range(80)]

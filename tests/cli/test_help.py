@@ -1,4 +1,4 @@
-"""`sotto … --help`: every command, argument and option says what it is for."""
+"""`sotto … --help`: every command, argument and option has a help text."""
 
 from __future__ import annotations
 

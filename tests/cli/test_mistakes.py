@@ -62,7 +62,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli: Cli, folder: Path, mistake: 
     [
         (["simulate", "--resume"], "--resume needs --out"),
         (["evaluate", "{folder}", "--data", "{folder}/records.jsonl"], "neither a run directory"),
-        (["merge", "{folder}", "--out", "{folder}/merged"], "holds no adapter"),
+        (["merge", "{folder}", "--out", "{folder}/merged"], "contains no adapter"),
         (["merge", str(DEMO_BASE), "--out", "{folder}"], "is not empty"),
         (["init", "plan", "{folder}/plan.toml"], "exists already"),
         (["generate", "{folder}/nowhere", "--prompt", "x"], "neither a run directory"),

@@ -10,8 +10,9 @@ import pytest
 
 from common.keys.statement_key import StatementKey, public_line
 from server.run_directory.run_directory import RunDirectory
+from tests.common.report.sample_run import signed, statement
 from tests.conftest import Cli
-from tests.server.report.signed_run import change, make_run, signed, statement
+from tests.server.run_directory.sample_directory import change, make_run
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def signed_run(tmp_path: Path) -> tuple[RunDirectory, StatementKey]:
     return make_run(tmp_path / "run", statements, {"st-mary": key, "clinic": key}), key
 
 
-def test_a_simulation_leaves_a_report_that_says_that_it_protects_nobody(cli: Cli, folder: Path) -> None:
+def test_the_report_of_a_simulation_states_that_it_gives_no_protection(cli: Cli, folder: Path) -> None:
     out = folder / "run"
     code, printed, _ = cli("simulate", folder / "plan.toml", "--out", out)
     assert code == 0
@@ -74,10 +75,10 @@ def test_an_unregistered_key_is_a_warning(cli: Cli, signed_run: tuple[RunDirecto
         ({"public_size": 10_001}, "st-mary: the statement was altered or forged"),
         ({"epsilon": 1.0}, "st-mary: the statement was altered or forged"),
         ({"signature": ""}, "st-mary: the statement was altered or forged"),
-        ({"run": "another", "boundary": "simulation: one process"}, "another run's"),
+        ({"run": "another", "boundary": "simulation: one process"}, "from another run"),
     ],
 )
-def test_an_altered_statement_is_written_out_as_such_and_ends_with_1(
+def test_an_altered_statement_is_reported_and_ends_with_1(
     cli: Cli, signed_run: tuple[RunDirectory, StatementKey], values: dict[str, object], said: str
 ) -> None:
     directory, _ = signed_run
@@ -99,7 +100,9 @@ def test_an_understated_epsilon_ends_with_1_although_it_is_signed(cli: Cli, tmp_
     assert "valid" in printed
 
 
-def test_keys_of_ones_own_decide(cli: Cli, signed_run: tuple[RunDirectory, StatementKey], tmp_path: Path) -> None:
+def test_given_keys_take_precedence(
+    cli: Cli, signed_run: tuple[RunDirectory, StatementKey], tmp_path: Path
+) -> None:
     directory, _ = signed_run
     (tmp_path / "keys").mkdir()
     other = StatementKey.generate()

@@ -15,7 +15,7 @@ from tests.cli.files import write_organization
 from tests.conftest import Cli
 
 
-def test_both_sides_see_the_fingerprint_of_one_key_and_a_revoked_one_is_gone(cli: Cli, tmp_path: Path) -> None:
+def test_both_sides_see_the_same_fingerprint_and_a_revoked_key_is_not_listed(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "server.toml").write_text("")
     server = ("--server", tmp_path / "server.toml")
     code, said, _ = cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
@@ -23,10 +23,10 @@ def test_both_sides_see_the_fingerprint_of_one_key_and_a_revoked_one_is_gone(cli
     assert (tmp_path / "keys" / "statement.key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "keys" / "node.key").stat().st_mode & 0o777 == 0o600
     publics = [tmp_path / "keys" / "node.pub", tmp_path / "keys" / "statement.pub"]
-    # The public halves can be copied from the screen.
+    # The public keys can be copied from the screen.
     assert all(public.read_text() in said for public in publics)
     node, statement = (line.split()[-1] for line in said.splitlines() if "fingerprint" in line)
-    # By another program, if it is there: the organization can check with what it has.
+    # Verified with ssh-keygen if it is installed, as an organization could.
     if shutil.which("ssh-keygen"):
         for public, fingerprint in zip(publics, (node, statement), strict=True):
             listed = subprocess.run(["ssh-keygen", "-lf", public], capture_output=True, text=True, check=True)
@@ -47,7 +47,7 @@ def test_a_key_is_never_replaced(cli: Cli, tmp_path: Path) -> None:
     assert code == 2
     assert "exists already" in error
     assert {path: path.read_bytes() for path in (tmp_path / "keys").iterdir()} == before
-    # A node key that was moved away, after a theft for instance, is made anew; the other stays.
+    # A missing node key, moved away after a theft for instance, is created again; the other key stays.
     (tmp_path / "keys" / "node.key").rename(tmp_path / "stolen.key")
     code, said, _ = cli("client", "keys", tmp_path / "keys", "--name", "st-mary")
     assert (code, "node.pub" in said) == (0, True)

@@ -1,4 +1,4 @@
-"""Commands that train, merge, evaluate and generate: what they print and what they leave."""
+"""Commands that train, merge, evaluate and generate: what they print and write."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_simulate_merge_evaluate_generate(cli: Cli, folder: Path) -> None:
     assert list(json.loads(printed)) == ["Customer:"]
 
 
-def test_a_run_without_patience_left_is_complete_and_says_so(cli: Cli, folder: Path) -> None:
+def test_a_run_that_stopped_early_is_complete_and_reports_it(cli: Cli, folder: Path) -> None:
     text = (folder / "plan.toml").read_text().replace("rounds = 1\n", "rounds = 4\n")
-    # So short a step that no prediction changes: equal is no better.
+    # So small a step that no prediction changes: an equal metric is not better.
     text = text.replace("learning_rate = 1.0", "learning_rate = 1e-30")
     (folder / "plan.toml").write_text(text.replace("[evaluation]", "[evaluation]\npatience = 2"))
     out = folder / "run"
@@ -66,7 +66,7 @@ def test_a_run_without_patience_left_is_complete_and_says_so(cli: Cli, folder: P
     assert json.loads(printed)["perplexity"] == pytest.approx(metrics["perplexity"], rel=1e-4)
 
 
-def test_by_default_a_run_lies_in_a_folder_of_its_own_name(
+def test_the_default_run_directory_has_the_name_of_the_run(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -83,7 +83,7 @@ def test_init_plan_writes_a_plan_that_can_be_read(cli: Cli, tmp_path: Path) -> N
     assert Plan.read(tmp_path / "new" / "plan.toml").privacy.epsilon == 8.0
 
 
-def test_control_c_leaves_a_run_that_resume_continues(cli: Cli, folder: Path) -> None:
+def test_resume_continues_a_run_after_control_c(cli: Cli, folder: Path) -> None:
     edit(folder, "rounds = 1", "rounds = 400")
     out = folder / "run"
     command = [sys.executable, "-m", "sotto", "simulate", str(folder / "plan.toml"), "--out", str(out)]
@@ -105,4 +105,4 @@ def test_control_c_leaves_a_run_that_resume_continues(cli: Cli, folder: Path) ->
     assert 3 <= reached < 400
     code, _, printed = cli("simulate", folder / "plan.toml", "--out", out, "--no-privacy", "--resume")
     assert code == 2
-    assert "begun with privacy" in printed
+    assert "started with privacy" in printed

@@ -1,4 +1,4 @@
-"""Files of records: every line is a JSON object, or the line is named."""
+"""Files of records: each line is a record, or the error names the line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ JSON = st.recursive(
 
 @settings(deadline=None, max_examples=40)
 @given(records=st.lists(st.dictionaries(st.text(max_size=4), JSON, max_size=3), min_size=1, max_size=4))
-def test_what_another_writer_wrote_is_read(
+def test_files_of_other_writers_are_read(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]]
 ) -> None:
     data = "\n".join(json.dumps(record, ensure_ascii=False) for record in records).encode()
@@ -88,7 +88,9 @@ def test_a_line_that_is_not_json_in_utf8_is_named_by_its_number(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("line", "kind"), [(b"[1]", "list"), (b'"text"', "str"), (b"null", "NoneType"), (b"3", "int")]
 )
-def test_a_line_that_is_no_object_is_named_by_its_number_and_kind(tmp_path: Path, line: bytes, kind: str) -> None:
+def test_a_line_that_is_not_an_object_is_named_by_its_number_and_type(
+    tmp_path: Path, line: bytes, kind: str
+) -> None:
     assert refused(written(tmp_path, LINES + line)) == f"line 3 is a {kind}; it should be a JSON object"
 
 
@@ -128,7 +130,7 @@ def compressed() -> bytes:
     ],
     ids=["plain", "cut", "end cut", "damaged inside", "damaged at the start", "wrong checksum", "more behind it"],
 )
-def test_what_is_not_a_whole_gzip_file_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_an_incomplete_gzip_file_is_refused(tmp_path: Path, data: bytes) -> None:
     assert refused(written(tmp_path, data, "records.jsonl.gz"))
 
 
@@ -160,12 +162,12 @@ def test_csv_is_read_with_line_breaks_quotes_and_a_byte_order_mark(tmp_path: Pat
     [
         ("a,b\n1,2\n3\n", "line 3 should have 2 cells"),
         ("a,b\n1,2,3\n", "line 2 should have 2 cells"),
-        ("a,a\n1,2\n", "a name of its own"),
-        ("a,\n1,2\n", "a name of its own"),
+        ("a,a\n1,2\n", "a unique name"),
+        ("a,\n1,2\n", "a unique name"),
         ('a,b\n1,"x"y\n', "line 2 is not CSV"),
         ('a,b\n1,"never closed\n', "is not CSV"),
         ("a,b\n", "holds no records"),
-        ("", "a name of its own"),
+        ("", "a unique name"),
     ],
 )
 def test_wrong_csv_is_one_line_without_a_cell(tmp_path: Path, text: str, said: str) -> None:
@@ -173,7 +175,7 @@ def test_wrong_csv_is_one_line_without_a_cell(tmp_path: Path, text: str, said: s
 
 
 def test_csv_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
-    assert "line 3 is no text in UTF-8" in refused(
+    assert "line 3 is not text in UTF-8" in refused(
         written(tmp_path, "a\nb\nGr\xfc\xdfe\n".encode("latin-1"), "r.csv")
     )
 
@@ -193,7 +195,7 @@ def test_parquet_is_read(tmp_path: Path) -> None:
 
 
 def save_to_disk(folder: Path, *tables: pyarrow.Table) -> Path:
-    """As the datasets library does."""
+    """Write a folder as the datasets library does."""
     folder.mkdir()
     names = [f"data-{place:05}-of-{len(tables):05}.arrow" for place in range(len(tables))]
     for name, part in zip(names, tables, strict=True):
@@ -219,7 +221,7 @@ def test_a_folder_of_the_datasets_library_is_read(tmp_path: Path) -> None:
         '{"_data_files": [{"filename": "a"}]}',
     ],
 )
-def test_a_folder_that_is_none_of_that_library_is_refused(tmp_path: Path, state: str) -> None:
+def test_a_folder_of_another_format_is_refused(tmp_path: Path, state: str) -> None:
     folder = save_to_disk(tmp_path / "set", table())
     (folder / "state.json").write_text(state)
     assert "cannot be read as a folder of the datasets library" in refused(folder)

@@ -1,4 +1,4 @@
-"""Files of settings: what cannot be read is said in one line; a commented file comes from the types."""
+"""Settings files: a mistake gives a one-line error; the commented template follows from the types."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
     ],
     ids=["not UTF-8", "YAML", "a key twice", "cut off", "endless integer", "endless nesting"],
 )
-def test_what_is_not_a_toml_file_is_refused(tmp_path: Path, data: bytes, said: str) -> None:
+def test_a_file_that_is_not_toml_is_refused(tmp_path: Path, data: bytes, said: str) -> None:
     path = tmp_path / "boat.toml"
     path.write_bytes(data)
     assert refused(path).startswith(said)
@@ -88,13 +88,13 @@ def test_a_table_of_tables_is_read(tmp_path: Path) -> None:
         ({"name": 7}, "name = 7: it should be a valid string"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_place_and_value(values: dict[str, object], said: str) -> None:
+def test_a_mistake_is_named_with_its_location_and_value(values: dict[str, object], said: str) -> None:
     with pytest.raises(InputError) as caught:
         validate({"name": "a", "engine": {"power": 1.0}, **values}, Boat, "boat.toml")
     assert str(caught.value).split(" (and ")[0].startswith(f"boat.toml: {said}")
 
 
-def test_how_much_more_is_wrong_is_counted() -> None:
+def test_further_mistakes_are_counted() -> None:
     with pytest.raises(InputError, match=r"\(and 1 more\)$"):
         validate({"name": 1, "engine": {"power": 0.0}}, Boat, "boat.toml")
 
@@ -105,7 +105,7 @@ def test_values_cannot_be_changed_afterwards() -> None:
         boat.name = "b"
 
 
-def test_the_commented_file_holds_what_the_types_say_and_can_be_read(tmp_path: Path) -> None:
+def test_the_commented_file_documents_the_types_and_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "boat.toml"
     path.write_text(template(Boat), encoding="utf-8")
     text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What others wrote: one meaning or none, and no harm on a screen."""
+"""Data from other parties: parsed unambiguously or refused, and displayed safely."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JSON = st.recursive(
 
 @settings(deadline=None)
 @given(JSON)
-def test_json_is_read_as_it_is(value: Any) -> None:
+def test_json_is_parsed(value: Any) -> None:
     assert read_json(json.dumps(value)) == value
     assert read_json(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")) == value
 
@@ -50,12 +50,12 @@ def test_json_is_read_as_it_is(value: Any) -> None:
     ],
     ids=lambda text: repr(text[:20]),
 )
-def test_what_has_no_one_meaning_is_a_value_error(text: str | bytes) -> None:
+def test_ambiguous_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):
         read_json(text)
 
 
-def test_the_longest_text_is_given() -> None:
+def test_the_length_limit_is_exact() -> None:
     assert read_json("[ 1 ]", 5) == [1]
     with pytest.raises(ValueError, match="5 characters; there should be at most 4"):
         read_json("[ 1 ]", 4)
@@ -64,7 +64,7 @@ def test_the_longest_text_is_given() -> None:
 HARMFUL = "\0\a\b\r\x1b\x7f\x9b\u200b\u202e\u2066\ufeff\ud800"
 
 
-def test_nothing_that_moves_a_cursor_or_the_direction_of_writing_is_shown() -> None:
+def test_control_and_direction_characters_are_not_shown() -> None:
     assert printable(HARMFUL) == "\N{REPLACEMENT CHARACTER}" * len(HARMFUL)
     assert printable_lines(HARMFUL) == "\N{REPLACEMENT CHARACTER}" * len(HARMFUL)
     assert printable("ε = 8\nδ") == "ε = 8\N{REPLACEMENT CHARACTER}δ"

@@ -34,7 +34,7 @@ def test_each_part_is_well_until_something_of_it_is_gone(tiny_base: Path, tmp_pa
         file = ("server.superlink.health", federation.folder / "server.toml")
         assert check(*file) == (1, f"no SuperLink answers at 127.0.0.1:{federation.superlink_port}")
         assert check("client.channel.health", socket) == (1, f"no vault answers at {socket}: UNAVAILABLE")
-        assert check(*relay) == (1, "the relay does not run")
+        assert check(*relay) == (1, "the relay is not running")
 
         federation.start_server()
         vault = federation.start_vault("a")
@@ -56,11 +56,11 @@ def test_each_part_is_well_until_something_of_it_is_gone(tiny_base: Path, tmp_pa
         server = federation.programs["server"]
         server.process.send_signal(signal.SIGSTOP)  # so that nothing is started again
         server.descendant("server.superlink.gateway").kill()
-        assert check(*file) == (1, f"the gateway at 127.0.0.1:{federation.port} is closed")
+        assert check(*file) == (1, f"no gateway answers at 127.0.0.1:{federation.port}")
         assert check(*relay) == (1, f"the SuperNode is not connected to 127.0.0.1:{federation.port}")
         node.process.send_signal(signal.SIGSTOP)  # as above
         node.descendant("client.relay.runtime", "relay").kill()
-        assert check(*relay) == (1, "the relay does not run")
+        assert check(*relay) == (1, "the relay is not running")
         for program in (node, server):
             program.process.send_signal(signal.SIGCONT)
         assert server.end() == 0

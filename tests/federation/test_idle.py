@@ -70,7 +70,7 @@ def test_who_has_nothing_to_do_asks_for_nothing(federation: Federation) -> None:
 def test_a_relay_that_is_killed_while_it_waits_loses_no_message(federation: Federation) -> None:
     node = federation.programs["a-node"]
     node.descendant(*SIDE["relay"]).kill()
-    node.wait_for("relay ended with code -9; again in")
+    node.wait_for("relay ended with code -9; restarting in")
     out = federation.folder / "run"
     code, text = federation.run(federation.write_plan("run"), out)
     assert code == 0, text

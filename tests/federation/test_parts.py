@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from common.keys.statement_key import StatementKey
+from tests.common.report.sample_run import signed, statement
 from tests.conftest import ROOT
 from tests.federation.harness import Federation, texts, wait_until
 from tests.lock_files import beyond
-from tests.server.report.signed_run import make_run, signed, statement
+from tests.server.run_directory.sample_directory import make_run
 
 # As if they were not installed: also for those who only look whether they are.
 BLOCKER = """
@@ -51,81 +52,24 @@ OF_THE_RELAY = {
     "common.flower.codec",
 }
 OF_AN_EXTRA = {"client.vault.records.recognizers"}
+# A folder, and modules of it.
+_OF_THE_VAULT = """
+    client.admin: budget cost
+    client.check: check device ledger models plan records
+    client.vault: preparation release start statements vault
+    client.vault.ledger: ledger reader reservation
+    client.vault.policy: policy
+    client.vault.training: dp_sgd exact features micro_batches optimizer per_example verification
+    common.model: base heads model precision quantization
+    common.privacy: accounting calibration privacy_filter
+    common.report: charts evaluation evaluation_charts page report terminal verification
+    common.results: adapter_folder evaluate generate model_card quantize
+    common.tasks: causal_lm chat classification question_answering seq2seq text tokens
+"""
 OF_THE_VAULT = {
-    *(
-        f"client.admin.{name}"
-        for name in (
-            "budget",
-            "cost",
-        )
-    ),
-    *(
-        f"client.check.{name}"
-        for name in (
-            "check",
-            "device",
-            "ledger",
-            "models",
-            "plan",
-            "records",
-        )
-    ),
-    *(
-        f"client.vault.ledger.{name}"
-        for name in (
-            "ledger",
-            "reader",
-            "reservation",
-        )
-    ),
-    "client.vault.policy.policy",
-    *(
-        f"client.vault.{name}"
-        for name in (
-            "release",
-            "start",
-            "vault",
-        )
-    ),
-    *(
-        f"client.vault.training.{name}"
-        for name in (
-            "dp_sgd",
-            "features",
-            "verification",
-        )
-    ),
-    *(
-        f"common.model.{name}"
-        for name in (
-            "base",
-            "heads",
-            "model",
-            "precision",
-            "quantization",
-        )
-    ),
-    *(
-        f"common.privacy.{name}"
-        for name in (
-            "accounting",
-            "calibration",
-            "privacy_filter",
-        )
-    ),
-    "common.protocol.report",
-    *(
-        f"common.tasks.{name}"
-        for name in (
-            "causal_lm",
-            "chat",
-            "classification",
-            "question_answering",
-            "seq2seq",
-            "text",
-            "tokens",
-        )
-    ),
+    f"{folder.strip()}.{name}"
+    for folder, names in (line.split(":") for line in _OF_THE_VAULT.strip().splitlines())
+    for name in names.split()
 }
 OTHERS = {"vault": OF_THE_RELAY | OF_AN_EXTRA, "relay": OF_THE_VAULT | OF_AN_EXTRA, "server": set[str]()}
 
@@ -206,7 +150,7 @@ def test_the_vaults_modules_and_commands_do_without_the_relays_libraries(tiny_ba
     vault.expect("client", "check", file, "--plan", plan, "--json", said='"ok": true')
     vault.expect("client", "approve", file, plan, said="approved")
     vault.expect("privacy", "calibrate", plan, "--organization", file, "--json", said="noise_multiplier")
-    vault.expect("privacy", "budget", file, code=2, said="there is no ledger")
+    vault.expect("privacy", "budget", file, code=2, said="no such ledger")
     vault.expect("vault", "start", tmp_path / "no.toml", code=2, said="there is no such file")
     # What belongs to the relay says so.
     needs = f"in Sotto's folder: python3 locks/install.py {sys.prefix} "

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.channel import vault_pb2 as pb
-from client.channel.framing import MESSAGE_LIMIT, PIECE_BYTES, grpc_address, split
+from client.channel.framing import CHUNK_BYTES, MESSAGE_LIMIT, grpc_address, split
 from client.relay.vault_client import RemoteVault
 from common.errors import Refused
 from common.protocol.protocol import REASONS, Description, Release, TrainRequest
@@ -68,7 +68,7 @@ def good_release() -> list[pb.ReleasePart]:
 def damaged_answers(draw: Callable[[Any], Any], kind: str) -> list[bytes]:
     refusal = pb.Refusal(
         code=draw(st.sampled_from(["budget", "no-such-code", "x" * 9999, "\x1b[2J"])),
-        detail=draw(st.sampled_from(["why", "\x1b]0;title\x07\u202e", "x" * (PIECE_BYTES // 2), "a\nb\0"])),
+        detail=draw(st.sampled_from(["why", "\x1b]0;title\x07\u202e", "x" * (CHUNK_BYTES // 2), "a\nb\0"])),
     )
     if kind == "describe":
         names = [text for text in TEXTS if text.isascii() or text.isprintable()]

@@ -15,15 +15,18 @@ from hypothesis import strategies as st
 from common.adapter.adapter import initial, to_bytes
 from common.errors import InputError, SottoError
 from common.keys.statement_key import StatementKey
+from common.report.evaluation import evaluation_section
+from common.run.evaluation import Evaluation
 from common.tasks.class_report import class_report
 from server.registry.heads import LedgerHeads
-from server.report.audit import read_report
-from server.report.evaluation import evaluation_section
-from server.run_directory.evaluation import Evaluation, read_evaluation, write_evaluation
+from server.run.report import read_report
+from server.run_directory.evaluation import read_evaluation, write_evaluation
 from server.run_directory.run_directory import RunDirectory
 from server.run_directory.status import Status
+from server.run_directory.summary import run_summary
+from tests.common.report.sample_run import SHAPES, classes_plan, signed, statement
 from tests.fuzz.hostile import damaged_bytes, damaged_json_text, messages
-from tests.server.report.signed_run import SHAPES, classes_plan, make_run, signed, statement
+from tests.server.run_directory.sample_directory import make_run
 
 KEY = StatementKey.generate()
 
@@ -119,7 +122,7 @@ def test_a_damaged_evaluation_is_refused_in_one_line_or_makes_a_page(
         assert "\n" not in str(error).replace(str(told.path), "")
     else:
         assert stored is not None
-        assert evaluation_section(told.plan, told.rounds(), stored, private=True) is not None
+        assert evaluation_section(run_summary(told)) is not None
     finally:
         path.write_bytes(good)
 
@@ -167,7 +170,7 @@ def test_sizes_that_multiply_to_nothing_in_64_bits_are_no_size(tmp_path: Path) -
     values = json.loads((tmp_path / "run.json").read_text())
     values["shapes"] = {name: [2**32, 2**32] for name in values["shapes"]}
     (tmp_path / "run.json").write_text(json.dumps(values))
-    with pytest.raises(InputError, match=f"{4 * 2**64} bytes of tensors were due"):
+    with pytest.raises(InputError, match=f"{4 * 2**64} bytes of tensors were expected"):
         RunDirectory.open(tmp_path).latest_checkpoint()
     assert directory.info.run
 

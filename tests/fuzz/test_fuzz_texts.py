@@ -25,8 +25,8 @@ from common.protocol.protocol import Description
 from common.protocol.statement import Head, Statement
 from common.settings import SettingsFile, template, validate
 from server.superlink.settings import Server
+from tests.common.report.sample_run import PLAN, signed, statement
 from tests.fuzz.hostile import damaged_bytes, damaged_json, damaged_json_text, messages
-from tests.server.report.signed_run import PLAN, signed, statement
 
 KEY = StatementKey.generate()
 STATED = signed(statement("st-mary"), KEY)

@@ -42,7 +42,7 @@ def realised_divisor() -> None:
         return summed(gradients, task, sample, *rest)
 
     def add_noise(total: Any, *rest: Any) -> Any:
-        return {name: tensor * (8.0 / drawn[0]) for name, tensor in noised(total, *rest).items()}
+        return noised(total, *rest) * (8.0 / drawn[0])
 
     replace_everywhere(summed, clipped_sum)
     replace_everywhere(noised, add_noise)
@@ -79,7 +79,7 @@ def skipped_empty_batch() -> None:
         return summed(gradients, task, sample, *rest)
 
     def add_noise(total: Any, *rest: Any) -> Any:
-        return noised(total, *rest) if drawn[0] else total
+        return noised(total, *rest) if drawn[0] else total.double()
 
     replace_everywhere(summed, clipped_sum)
     replace_everywhere(noised, add_noise)

@@ -6,7 +6,7 @@ from typing import Any
 
 import client.vault.preparation
 import common.flower.codec
-import common.protocol.report
+import common.report.verification
 from common.errors import Refused
 from tests.mutants.mutant import replace_everywhere
 
@@ -38,7 +38,7 @@ def refusal_depends_on_a_record() -> None:
 
 def embedded_key() -> None:
     """A statement checked with the key that stands inside it."""
-    original = common.protocol.report.signature_state
+    original = common.report.verification.signature_state
 
     def signature_state(statement: Any, run: str, keys: Any) -> str:
         return original(statement, run, {statement.organization: statement.key})

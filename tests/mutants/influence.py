@@ -82,13 +82,12 @@ def clip_per_layer() -> None:
     private = client.vault.training.dp_sgd
 
     def clipped_sum(gradients: Any, task: Any, sample: Any, clipping_norm: float, max_tokens: int) -> Any:
-        shapes = {name: parameter.shape for name, parameter in gradients.parameters.items()}
-        total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
+        numbers = [gradients.parameters[name].numel() for name in sorted(gradients.parameters)]
+        total = torch.zeros(sum(numbers), dtype=torch.int64)
         units = [unit for unit in sample if unit]
         if units:
-            for name, mean in private.mean_gradients(gradients, task, units, max_tokens).items():
-                scale = (clipping_norm / client.vault.training.per_example.norms({name: mean})).clamp(max=1.0)
-                total[name] += (scale @ mean.flatten(1)).view(shapes[name])
+            parts = private.mean_gradients(gradients, task, units, max_tokens).split(numbers, dim=1)
+            total = torch.cat([private.clipped_integers(part.contiguous(), clipping_norm) for part in parts])
         return total
 
     replace_everywhere(private.clipped_sum, clipped_sum)

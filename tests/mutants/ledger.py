@@ -41,10 +41,10 @@ def old_ledger_accepted() -> None:
 def chain_not_checked() -> None:
     """The ledger is opened without a look at its chain."""
 
-    def walk(self: Chain) -> list[dict[str, Any]]:
+    def verify(self: Chain) -> list[dict[str, Any]]:
         return [json.loads(entry) for (entry,) in self._query("SELECT entry FROM chain ORDER BY number")]
 
-    Chain.walk = walk  # type: ignore[method-assign]
+    Chain.verify = verify  # type: ignore[method-assign]
 
 
 def approval_ignored() -> None:

@@ -14,6 +14,7 @@ from tests.mutants.accounting import (
     true_rate,
 )
 from tests.mutants.disclosure import embedded_key, loss_in_the_reply, refusal_depends_on_a_record
+from tests.mutants.exactness import encode_before_charge, float_sum, no_grid, panic_passes, rows_not_checked
 from tests.mutants.influence import (
     batch_loss,
     batch_loss_of_answers,
@@ -71,7 +72,7 @@ MUTANTS = (
     ),
     Mutant(
         realised_divisor,
-        "client/vault/training/test_dp_sgd.py::test_a_neighbour_replay_differs_by_one_clipped_gradient_over_the_public_divisor",
+        "client/vault/training/test_dp_sgd.py::test_steps_and_divisor_do_not_depend_on_the_number_of_records[0]",
     ),
     Mutant(
         no_division,
@@ -143,7 +144,7 @@ MUTANTS = (
     ),
     Mutant(
         embedded_key,
-        "common/protocol/test_report.py::test_the_key_inside_a_statement_does_not_make_its_signature_valid",
+        "common/report/test_report.py::test_the_key_inside_a_statement_does_not_make_its_signature_valid",
     ),
     Mutant(
         old_ledger_accepted,
@@ -160,5 +161,25 @@ MUTANTS = (
     Mutant(
         runs_not_added_up,
         "client/vault/test_vault.py::test_a_third_run_beyond_the_lifetime_is_refused",
+    ),
+    Mutant(
+        rows_not_checked,
+        "client/vault/training/test_rows.py::test_a_last_bit_is_enough",
+    ),
+    Mutant(
+        float_sum,
+        "client/vault/training/test_exact.py::test_the_sum_is_the_same_in_any_order_and_any_parts",
+    ),
+    Mutant(
+        no_grid,
+        "client/vault/training/test_exact.py::test_what_is_released_lies_on_a_grid_that_is_public",
+    ),
+    Mutant(
+        panic_passes,
+        "client/vault/records/test_units.py::test_a_record_that_makes_the_tokenizer_fail_contributes_nothing_whatever_the_failure[Panic]",
+    ),
+    Mutant(
+        encode_before_charge,
+        "client/vault/test_vault.py::test_no_record_is_read_before_the_run_is_charged",
     ),
 )

@@ -39,7 +39,9 @@ def same_noise_in_two_rounds() -> None:
 
 def forgotten_noise() -> None:
     """Clipped, but not noised."""
-    replace_everywhere(client.vault.training.dp_sgd.add_noise, lambda total, deviation, stream: total)
+    replace_everywhere(
+        client.vault.training.dp_sgd.add_noise, lambda total, multiplier, stream: total.double() * 2.0**-40
+    )
 
 
 def rounded_before_noise() -> None:
@@ -48,13 +50,13 @@ def rounded_before_noise() -> None:
     noise, wire = client.vault.training.dp_sgd.add_noise, common.adapter.adapter.to_wire
 
     def add_noise(total: Any, deviation: float, stream: Keystream) -> Any:
-        largest.update({name: float(tensor.abs().max()) for name, tensor in total.items()})
+        largest["sum"] = float(total.abs().max()) * 2.0**-40
         return noise(total, deviation, stream)
 
     def to_wire(adapter: Any, number_format: Any, rounding: Any) -> bytes:
         # What is beyond the last step of a scale becomes that step.
         if number_format != "float32" and largest:
-            adapter = {name: tensor.clip(-largest[name], largest[name]) for name, tensor in adapter.items()}
+            adapter = {name: tensor.clip(-largest["sum"], largest["sum"]) for name, tensor in adapter.items()}
         return wire(adapter, number_format, rounding)
 
     replace_everywhere(noise, add_noise)

@@ -1,4 +1,4 @@
-"""What tests of simulations share: records of three organizations, and plans for them."""
+"""Fixtures for tests of simulations: records of three organizations, and plans for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulations of three organizations with made-up records, and what they leave."""
+"""Simulations of three organizations with synthetic records, and their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded demo: invented records, kept apart; a small base model; a plan that fits them."""
+"""The embedded demo: separate synthetic records, a small base model, and a plan that fits them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_each_organization_has_its_own_few_thousand_distinct_records() -> None:
         assert len({(record["question"], record["answer"]) for record in records}) == len(records)
 
 
-def test_public_test_and_prompts_are_in_nobodys_records() -> None:
+def test_public_test_and_prompts_are_in_no_organizations_records() -> None:
     private = {record["question"] for records in RECORDS.values() for record in records}
     assert not private & {record["question"] for record in public_test()}
     assert not private & set(PROMPTS.values())

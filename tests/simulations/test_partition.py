@@ -1,4 +1,4 @@
-"""Dealing records: each to exactly one organization, repeatably, under a name that a plan would accept."""
+"""Partitioning records: each to exactly one organization, reproducibly, with valid names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CLIENTS = st.lists(st.sampled_from(["North", "South 2", "9 West", "Ost-West", 4]
 
 @settings(deadline=None, max_examples=150)
 @given(KINDS, CLIENTS, st.integers(1, 6), st.sampled_from([0.05, 0.5, 50.0]), st.integers(0, 5))
-def test_every_record_is_dealt_to_exactly_one_organization_in_the_order_of_the_file(
+def test_every_record_is_assigned_to_exactly_one_organization_in_file_order(
     kind: str, clients: list[Any], organizations: int, alpha: float, seed: int
 ) -> None:
     own = records(clients)
@@ -75,7 +75,7 @@ def test_any_value_of_a_field_gives_a_name_that_a_plan_would_accept_or_an_input_
 
 
 @pytest.mark.parametrize("kind", ["iid", "dirichlet"])
-def test_the_same_seed_deals_the_same_and_another_seed_does_not(kind: str) -> None:
+def test_the_partition_depends_on_the_seed(kind: str) -> None:
     own = records(["a", "b"] * 30)
     asked = {"partition": kind, "field": "client", "organizations": 3, "alpha": 5.0}
     dealt = ids(partition(own, simulation(**asked, seed=1)))
@@ -98,7 +98,7 @@ def test_iid_mixes_the_file() -> None:
 
 
 def largest_share(alpha: float) -> float:
-    """Of any organization in the records of one value, averaged over values and seeds."""
+    """The largest share of an organization in the records of one value, averaged over values and seeds."""
     own = records([str(number % 4) for number in range(800)])
     shares = []
     for seed in range(5):
@@ -129,7 +129,7 @@ def test_organizations_are_named_after_the_values_of_the_field() -> None:
 
 
 def test_two_values_that_would_give_one_name_are_refused() -> None:
-    with pytest.raises(InputError, match="two of its values"):
+    with pytest.raises(InputError, match="two of its values give the same"):
         partition(records(["North", "north"]), simulation(partition="field", field="client"))
 
 
@@ -149,7 +149,7 @@ USER_FIELDS = st.lists(
 
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(["iid", "dirichlet"]), USER_FIELDS, st.integers(1, 4), st.integers(0, 5))
-def test_all_records_of_a_user_are_dealt_to_one_organization(
+def test_all_records_of_a_user_are_assigned_to_one_organization(
     kind: str, rows: list[tuple[Any, str]], organizations: int, seed: int
 ) -> None:
     own = [{**record, "user": user} for record, (user, _) in zip(records([c for _, c in rows]), rows, strict=True)]
@@ -170,8 +170,8 @@ def test_all_records_of_a_user_are_dealt_to_one_organization(
         assert max(users) - min(users) <= 1
 
 
-def test_dirichlet_deals_a_user_by_the_field_of_the_first_record() -> None:
-    """At a tiny alpha each value goes to one organization: users of one first value stay together."""
+def test_dirichlet_assigns_a_user_by_the_field_of_the_first_record() -> None:
+    """With a tiny alpha each value goes to one organization: users with the same first value stay together."""
     own = [{"user": f"{client}{n}", "client": client} for n in range(20) for client in ("North", "South")]
     own += [{"user": f"North{n}", "client": "South"} for n in range(20)]
     for seed in range(20):

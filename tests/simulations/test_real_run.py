@@ -1,4 +1,4 @@
-"""The main job on real data: private records in, an adapter, a report and a merged model out."""
+"""A simulation on real data: from private records to an adapter, a report and a merged model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tensorboardX.record_writer import RecordWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.plan.plan import Plan
-from server.results.adapter_folder import load_result, merge
+from server.run.result import load_result, merge_result
 from simulations.simulate import SimulationResult, organizations_of, simulate
 from tests.reference import pld_epsilon
 
@@ -99,7 +99,7 @@ def test_the_adapter_loads_with_peft_and_the_merged_model_with_transformers(
     real_run: SimulationResult, tmp_path: Path
 ) -> None:
     path = real_run.directory.path
-    difference = merge(path, tmp_path / "merged")
+    difference = merge_result(path, tmp_path / "merged")
     assert difference < 1e-4
     base = AutoModelForCausalLM.from_pretrained(real_run.directory.info.base)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")

@@ -16,7 +16,7 @@ from tests.simulations.runs import AGGREGATIONS, MakeSimulated, final_adapter
 
 
 class Stop(Observer):
-    """Interrupts the run as Ctrl-C does: after some answers, in the middle of a round."""
+    """Interrupts the run like Ctrl-C: after some answers, in the middle of a round."""
 
     def __init__(self, answers: int) -> None:
         self.left = answers
@@ -27,7 +27,7 @@ class Stop(Observer):
             raise KeyboardInterrupt
 
 
-# By how many answers a run is interrupted: in the first round, between the rounds, in the second one.
+# The number of answers before the interruption: in the first round, between rounds, in the second round.
 CUTS = [(1, "ffa"), (2, "fedavg"), (3, "ffa"), (5, "fedavg"), (5, "fedavgm"), (4, "fedadam"), (5, "stack")]
 
 
@@ -65,7 +65,7 @@ def test_an_interrupted_run_resumes_to_the_same_adapter_at_the_same_cost(
         assert ledger.settled_rounds(resumed.directory.info.run) == [1, 2]
 
 
-def test_a_complete_run_resumed_does_nothing_more(
+def test_resuming_a_complete_run_does_nothing(
     plan_of: MakeSimulated, private_records: dict[str, list[Record]], tmp_path: Path
 ) -> None:
     first = simulate(plan_of(), private_records, tmp_path / "run")

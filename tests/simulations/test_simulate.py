@@ -1,4 +1,4 @@
-"""The main job end to end in one process, on made-up records."""
+"""Simulations end to end in one process, on synthetic records."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from safetensors.numpy import load_file as load_numpy
 
 from common.errors import InputError, SottoError
 from common.records import Record
-from server.run_directory.round_log import RoundLine
+from common.run.round_line import RoundLine
 from server.tracking.observer import Observer
 from simulations.simulate import simulate
 from tests.simulations.runs import AGGREGATIONS, MakeSimulated, final_adapter
 
 
-def test_repeatable_noise_is_said_in_the_report(
+def test_repeatable_noise_is_stated_in_the_report(
     plan_of: MakeSimulated, private_records: dict[str, list[Record]], tmp_path: Path
 ) -> None:
     report = simulate(plan_of(), private_records, tmp_path / "run").report
@@ -60,7 +60,7 @@ def test_the_average_is_evaluated_and_released_and_training_goes_on_from_the_las
     plain = simulate(plan_of(training={"rounds": 3}), private_records, tmp_path / "plain")
     plan = plan_of(training={"rounds": 3}, aggregation={"average": 0.2})
     averaged = simulate(plan, private_records, tmp_path / "averaged")
-    # The plan is another one, so that the noise is: what is compared is each run with its own checkpoints.
+    # The plans differ, and so does the noise: each run is compared with its own checkpoints.
     mean = {
         name: tensor.astype(float) for name, tensor in averaged.directory.checkpoints.latest()[1].released.items()
     }
@@ -93,7 +93,7 @@ def test_without_privacy_there_is_no_epsilon_and_no_ledger(
 
 @pytest.mark.parametrize("private", [True, False])
 @pytest.mark.parametrize("method", ["svd", "stack"])
-def test_organizations_of_uneven_ranks_train_one_adapter(
+def test_organizations_of_different_ranks_train_one_adapter(
     plan_of: MakeSimulated,
     private_records: dict[str, list[Record]],
     tmp_path: Path,
@@ -110,7 +110,7 @@ def test_organizations_of_uneven_ranks_train_one_adapter(
     assert {tensor.shape[0] for name, tensor in adapter.items() if ".lora_A." in name} == {4}
     for name, tensor in adapter.items():
         if ".lora_B." in name:
-            # No direction is without weight: west of rank 4 trained all of them.
+            # Every direction has weight: west, at rank 4, trained all of them.
             assert (np.linalg.norm(tensor, axis=0) > 0).all()
     config = json.loads((result.directory.path / "adapter" / "adapter_config.json").read_text())
     assert config["r"] == 4
@@ -166,12 +166,12 @@ def test_a_plan_that_does_not_fit_leaves_nothing_behind(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_round_with_too_few_answers_ends_the_run_and_says_why(
+def test_a_round_with_too_few_answers_ends_the_run_with_the_reasons(
     plan_of: MakeSimulated, private_records: dict[str, list[Record]], tmp_path: Path
 ) -> None:
     plan = plan_of()
     simulate(plan, private_records, tmp_path / "run")
-    # A ledger that has answered a round for another request refuses: here all of them do.
+    # A ledger that answered the round for another request refuses: here all ledgers do.
     for number in (1, 2):
         folder = tmp_path / "run" / "checkpoints" / f"round-000{number}"
         (folder / "adapter.safetensors").unlink()
@@ -187,7 +187,7 @@ def test_a_round_with_too_few_answers_ends_the_run_and_says_why(
     assert not isinstance(caught.value, InputError)
 
 
-def test_progress_is_told_in_order(
+def test_progress_is_reported_in_order(
     plan_of: MakeSimulated, private_records: dict[str, list[Record]], tmp_path: Path
 ) -> None:
     told: list[Any] = []

@@ -1,4 +1,5 @@
-"""A simulation whose unit is the user: on real roles of very unequal size; and the same users without privacy."""
+"""A simulation whose unit is the user: on real roles of very different sizes; and the same users without
+privacy."""
 
 from __future__ import annotations
 
@@ -67,7 +68,7 @@ def real_run(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Simulati
     return simulate(plan, organizations_of(plan), folder / "run")
 
 
-def test_on_real_data_users_are_dealt_whole_and_counted(real_run: SimulationResult) -> None:
+def test_on_real_data_users_are_kept_together_and_counted(real_run: SimulationResult) -> None:
     dealt = organizations_of(Plan.read(real_run.directory.path / "plan.toml"))
     users = {name: {record["user"] for record in own} for name, own in dealt.items()}
     assert [len(some) for some in users.values()] == [455, 455, 455]
@@ -131,7 +132,7 @@ def test_an_organization_without_users_is_refused(make_plan: MakePlan, tmp_path:
 def test_without_privacy_a_step_is_the_mean_over_each_users_chosen_records(
     make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At q = 1 and a learning rate of 1 the update is minus the plain gradient of a slow obvious loop."""
+    """With q = 1 and a learning rate of 1, the update is minus the gradient of a plain loop."""
     training: dict[str, Any] = {
         "rounds": 1,
         "local_steps": 1,

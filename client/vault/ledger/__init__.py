@@ -1,1 +1,1 @@
-"""The durable history of every mechanism that was reserved or released, across runs."""
+"""The durable record of all runs that were reserved and all rounds that were released."""

@@ -1,12 +1,13 @@
-"""The ledger: an organization's durable record of every run it reserved and every release it made.
+"""The ledger: an organization's durable record of all runs it has reserved and all updates it has released.
 
-Three rules. A run is charged whole, before its first gradient. A release is stored in the transaction that
-settles its round, and only then answered. Nothing is ever changed or removed: a crash can only over-count.
+Three rules. The full cost of a run is charged before its first gradient. A release is stored in the transaction
+that settles its round, and only then sent. No entry is ever changed or removed: a crash can only over-count.
 
-Every entry is a link of a signed chain, see `chain.py`. The chain's head goes out with every answer and
-comes back with every request.
+Every entry is part of a signed hash chain, see `chain.py`. The head of the chain is sent with every answer and
+returned with every request.
 
-A ledger belongs to a data set, by an id that it creates, not to a path: a changed file of records resets nothing.
+A ledger belongs to a data set, identified by an id that it generates, not to a path: replacing the file of records
+resets nothing.
 """
 
 from __future__ import annotations
@@ -47,20 +48,20 @@ class Ledger:
     """An organization's ledger in one SQLite file.
 
     Args:
-        path: made if it is missing.
-        organization: its name, fixed when the file is made.
-        unit: what it protects, fixed when the file is made.
-        key: signs each entry; its public half is fixed when the file is made. None in a simulation, and for
-            looking with whatever key the ledger names.
-        composition: how the costs of runs are added up, fixed when the file is made.
-        create: False to look only: the file is neither made, written nor kept from the vault that uses it, and the
-            newest entry's signature is checked with the key that the ledger names.
+        path: the file; created if it is missing.
+        organization: the organization's name, fixed when the file is created.
+        unit: the unit of privacy, fixed when the file is created.
+        key: signs each entry; its public key is fixed when the file is created. None in simulations, and for
+            read-only access with the public key that the ledger contains.
+        composition: how the costs of runs are added up, fixed when the file is created.
+        create: False for read-only access: the file is neither created nor written, a vault that uses it is not
+            blocked, and without `key` the newest signature is verified with the key that the ledger contains.
 
     Attributes:
-        data_set: the id of the data that all its runs are charged to.
+        data_set: the id of the data that all runs are charged to.
 
     Raises:
-        InputError: the file is another organization's, of another unit or key, or not a ledger.
+        InputError: the file is not a ledger, or has another organization, unit, composition or key.
         LedgerError: an entry was changed or removed.
     """
 
@@ -77,13 +78,13 @@ class Ledger:
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
         elif not path.exists():
-            raise InputError(f"{path}: there is no ledger; the vault makes it when it starts")
+            raise InputError(f"{path}: no such ledger; the vault creates it when it starts")
         self._path = path
         self._key = key
         self._chain = Chain(self._rows, path, key)
-        # One thread trains, others ask for statements; each takes the lock for what belongs together.
+        # One thread trains, others ask for statements; the lock makes their multi-step operations atomic.
         self._lock = threading.RLock()
-        # Isolation level None: transactions are begun and ended by `_transaction` alone.
+        # Isolation level None: only `_transaction` begins and ends transactions.
         address = str(path) if create else f"{path.absolute().as_uri()}?mode=ro"
         try:
             self._database = sqlite3.connect(
@@ -94,33 +95,38 @@ class Ledger:
                 with self._transaction():
                     if not self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
                         self._create(organization, unit, composition)
-            # One transaction: entries and releases as they are at one moment, also while a vault writes. Where the
-            # file is opened to look only, SQLite makes it one that reads and waits for nobody.
+            # One transaction: a consistent snapshot of entries and releases even while a vault writes. On a
+            # read-only connection, SQLite makes it a read transaction that waits for no writer.
             with self._transaction():
-                entries = self._chain.walk()
+                entries = self._chain.verify()
                 self._check_releases(entries)
         except sqlite3.DatabaseError as error:
             if not create and getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"):
                 raise InputError(
-                    f"{path}: its vault was killed while it wrote; start it, which mends this"
+                    f"{path}: its vault was killed during a write; start the vault to repair the ledger"
                 ) from None
             raise InputError(f"{path}: cannot be used as a ledger: {error}") from None
-        beginning = entries[0]
+        first = entries[0]
         expected = {
             "version": _VERSION,
             "organization": organization,
             "unit": unit,
             "composition": composition,
-            "key": beginning.get("key") if key is None and not create else self.public_key,
+            "key": first.get("key") if key is None and not create else self.public_key,
         }
         for name, value in expected.items():
-            if beginning.get(name) != value:
-                raise InputError(f"{path}: a ledger with {name} = {beginning.get(name)!r}; {value!r} was expected")
-        self.data_set = str(beginning["data_set"])
+            if first.get(name) != value:
+                raise InputError(f"{path}: the ledger has {name} = {first.get(name)!r}; it should be {value!r}")
+        self.data_set = str(first["data_set"])
+
+    @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        return self._path
 
     @property
     def public_key(self) -> str:
-        """Public half of the statement key; empty without one."""
+        """The public statement key; empty without a key."""
         return "" if self._key is None else self._key.public
 
     def _create(self, organization: str, unit: str, composition: str) -> None:
@@ -148,7 +154,7 @@ class Ledger:
             try:
                 yield
                 self._database.execute("COMMIT")
-            except BaseException:  # whatever ends it, nothing of it stays
+            except BaseException:  # also on KeyboardInterrupt: roll back
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
@@ -163,7 +169,7 @@ class Ledger:
             self._database.close()
 
     def sign(self, message: bytes) -> str:
-        """A signature with the statement key; empty without one."""
+        """Sign a message with the statement key; an empty signature without a key."""
         return "" if self._key is None else self._key.sign(message)
 
     def _check_releases(self, entries: list[dict[str, Any]]) -> None:
@@ -173,7 +179,7 @@ class Ledger:
             for run, number, request in self._rows("SELECT run, round, request FROM releases")
         }
         if settled != stored:
-            raise LedgerError(f"{self._path}: the stored releases are not those of the ledger's entries")
+            raise LedgerError(f"{self._path}: the stored releases do not match the ledger's entries")
 
     @property
     def head(self) -> Head:
@@ -181,17 +187,17 @@ class Ledger:
         return self._chain.head
 
     def check_seen(self, seen: Head | None) -> None:
-        """Make sure that this ledger holds a head that it is said to have shown before.
+        """Check that this ledger contains a head that it is said to have sent earlier.
 
         Raises:
-            Refused: it is behind: an older copy was put back, or this is another ledger.
+            Refused: it does not: an older copy was restored, or this is another ledger.
         """
         self._chain.check_seen(seen)
 
     # Runs
 
     def runs(self) -> list[Reservation]:
-        """Every run that was ever reserved, in order."""
+        """All runs that were ever reserved, in order."""
         return [Reservation.from_entry(entry) for entry in self._chain.entries("run")]
 
     def find(self, run: str) -> Reservation | None:
@@ -199,24 +205,27 @@ class Ledger:
         return next((reservation for reservation in self.runs() if reservation.run == run), None)
 
     def reserve(self, reservation: Reservation, cap: Cap) -> Reservation:
-        """Charge a whole run, durably. The same reservation again changes nothing.
+        """Charge the full cost of a run, durably. Repeating a reservation changes nothing.
 
         Args:
             reservation: the run and its cost.
-            cap: over all runs, for ever.
+            cap: the limit over all runs, for ever.
 
         Returns:
-            The run as it was charged: the earlier reservation if there is one.
+            The run as it was charged: the existing reservation if there is one.
 
         Raises:
-            Refused: the run was reserved for another plan, or the cap does not cover it; nothing is spent.
+            Refused: the run was reserved with another plan or base model, or the cap does not cover it; nothing is
+                spent.
         """
         with self._transaction():
-            earlier = self.find(reservation.run)
-            if earlier is not None:
-                if (earlier.plan, earlier.fingerprint) != (reservation.plan, reservation.fingerprint):
-                    raise Refused("plan-changed", f"run {reservation.run} was reserved for another plan or model")
-                return earlier
+            existing = self.find(reservation.run)
+            if existing is not None:
+                if (existing.plan, existing.fingerprint) != (reservation.plan, reservation.fingerprint):
+                    raise Refused(
+                        "plan-changed", f"run {reservation.run} was reserved with another plan or base model"
+                    )
+                return existing
             spent = self.spent()
             if not cap.covers([*spent, reservation.cost]):
                 raise Refused(
@@ -227,13 +236,13 @@ class Ledger:
         return reservation
 
     def spent(self) -> list[Cost]:
-        """The cost of every run that was ever reserved."""
+        """The costs of all runs that were ever reserved."""
         return [reservation.cost for reservation in self.runs()]
 
     # Releases
 
     def released(self, run: str, round_number: int, request: str) -> bytes | None:
-        """The stored release of a round, if it was settled for this very request.
+        """The stored release of a round; None if the round is not settled.
 
         Args:
             run: the run's id.
@@ -242,28 +251,28 @@ class Ledger:
 
         Raises:
             Refused: the round was settled for another request.
-            LedgerError: the stored bytes are not those that were settled.
+            LedgerError: the stored release was changed after it was settled.
         """
         rows = self._rows("SELECT request, released FROM releases WHERE run = ? AND round = ?", run, round_number)
         if not rows:
             return None
-        answered, stored = rows[0]
-        if answered != request:
-            raise Refused("round-conflict", f"round {round_number} of {run} was answered for another request")
+        settled_request, stored = rows[0]
+        if settled_request != request:
+            raise Refused("round-conflict", f"round {round_number} of {run} was settled for another request")
         (entry,) = (e for e in self._chain.entries("release") if (e["run"], e["round"]) == (run, round_number))
         if hashlib.sha256(stored).hexdigest() != entry["sha256"]:
             raise LedgerError(f"{self._path}: the stored release of round {round_number} of {run} was changed")
         return bytes(stored)
 
     def settle(self, run: str, round_number: int, request: str, steps: int, released: bytes) -> None:
-        """Store a round's release and its settlement, durably and together. Only then may it be answered.
+        """Store a round's release and its settlement, durably and atomically. Only then may the release be sent.
 
         Raises:
             LedgerError: the run was never reserved.
         """
         with self._transaction():
             if self.find(run) is None:
-                raise LedgerError(f"run {run} was never reserved; nothing of it may be released")
+                raise LedgerError(f"run {run} was never reserved; nothing may be released for it")
             self._database.execute(
                 "INSERT INTO releases VALUES (?, ?, ?, ?)", (run, round_number, request, released)
             )

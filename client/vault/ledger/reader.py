@@ -1,4 +1,4 @@
-"""An organization's ledger, opened only to look: whoever shows or computes something from it begins here."""
+"""Read-only access to an organization's ledger."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from common.keys.statement_key import StatementKey
 
 @contextmanager
 def read_ledger(organization: Organization, key: StatementKey | None = None) -> Iterator[Ledger]:
-    """The ledger, which is neither made nor written; a vault that uses it is not disturbed.
+    """Open the ledger read-only. It is neither created nor written; a vault that uses it is not disturbed.
 
     Args:
-        organization: its file.
-        key: the statement key that the ledger should be bound to; None to take the one that it names.
+        organization: the organization's settings.
+        key: the statement key that the ledger should be bound to; None to use the public key in the ledger.
 
     Raises:
-        InputError: there is no ledger, or it is not the organization's, or not of that key.
+        InputError: the ledger does not exist, or belongs to another organization or key.
         LedgerError: an entry was changed or removed.
     """
     ledger = Ledger(

@@ -16,11 +16,11 @@ class Reservation:
 
     Attributes:
         run: the run's id.
-        plan: digest of the plan's agreement.
-        fingerprint: of the base model.
-        mechanism: all steps of all rounds.
-        epsilon, delta: what the whole run costs.
-        rounds: how many rounds may be answered.
+        plan: digest of the plan.
+        fingerprint: fingerprint of the base model.
+        mechanism: the mechanism, with all steps of all rounds.
+        epsilon, delta: the cost of the whole run.
+        rounds: the number of rounds that may be released.
     """
 
     run: str
@@ -33,15 +33,15 @@ class Reservation:
 
     @property
     def cost(self) -> Cost:
-        """What the lifetime filter needs to know."""
+        """The cost, as the lifetime filter needs it."""
         return Cost(self.mechanism, self.epsilon, self.delta)
 
     def to_entry(self) -> dict[str, Any]:
-        """As the ledger stores it."""
+        """Convert to an entry of the ledger."""
         return {**asdict(self), "mechanism": self.mechanism.to_dict()}
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> Reservation:
-        """What the ledger stored."""
+        """The inverse of `to_entry`."""
         values = {name: entry[name] for name in cls.__dataclass_fields__}
         return cls(**{**values, "mechanism": Mechanism.from_dict(entry["mechanism"])})

@@ -10,21 +10,21 @@ from common.plan.plan import Plan
 
 
 class Approvals:
-    """The approved plans, one a line: digest, name, time.
+    """The approved plans, one per line: digest, name, time.
 
     Args:
-        path: of the file; it need not exist.
+        path: the file; it need not exist.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __contains__(self, plan: Plan) -> bool:
-        """Whether exactly this agreement was approved. The file is read each time."""
+        """Whether a plan with exactly this digest is approved. The file is read at every call."""
         return plan.digest() in self._digests()
 
     def add(self, plan: Plan) -> None:
-        """Approve a plan's agreement; a second time changes nothing."""
+        """Approve a plan; repeating an approval changes nothing."""
         if plan in self:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""organization.toml: what one organization holds and what it allows. The plan cannot loosen any of it."""
+"""organization.toml: the data, models and policy of one organization. A plan cannot relax any of it."""
 
 from __future__ import annotations
 
@@ -18,56 +18,58 @@ Language = Literal["en", "zh"]
 
 
 class Anonymize(Section):
-    """With this table, what names a person gives way to tokens such as <EMAIL> before records are encoded.
+    """If this table is present, personal data is replaced by tokens such as <EMAIL> before records are encoded.
 
-    It is no part of the guarantee and finds no names: docs/anonymize.md. It needs the extra `anonymize`. `sotto
-    client anonymize --preview` shows what it does.
+    It is not part of the privacy guarantee and does not detect names: docs/anonymize.md. It needs the extra
+    `anonymize`. `sotto client anonymize --preview` shows its effect.
     """
 
     entities: list[Entity] = Field(default=list(get_args(Entity)), min_length=1)
-    """What is replaced."""
+    """Kinds of personal data to replace."""
     languages: list[Language] = Field(default=list(get_args(Language)), min_length=1)
-    """Whose dates, street addresses and mobile numbers are known. All else is looked for in every language."""
+    """Languages of the recognized dates, street addresses and mobile numbers. All else does not depend on this."""
     phone_regions: list[str] = ["US", "GB", "CN"]
-    """Countries whose telephone numbers are known without a country code, by their two letters."""
+    """Two-letter codes of the countries whose telephone numbers are recognized without a country code."""
     fields: list[str] | None = Field(default=None, min_length=1, examples=[["letter"]])
-    """The records' own names of the fields that are looked at. If it is missing: whatever a plan reads. The field
-    with the class, and the user for grouping, are always taken as they are."""
+    """The fields to search, by their names in the records; by default every text field that a plan reads. The
+    field with the class, and the user field for grouping, are never changed."""
 
 
 class Data(Section):
-    """The private records. Nothing here but `unit` and `public_size` ever leaves."""
+    """The private records. Of these settings, only `unit` and `public_size` ever leave the vault."""
 
     train: str = Field(examples=["records.jsonl"])
-    """JSON Lines (.jsonl) or CSV with a line of names (.csv), both in UTF-8 and perhaps with .gz; .parquet; or a
-    folder of the datasets library."""
+    """JSON Lines (.jsonl) or CSV with a header line (.csv), both in UTF-8 and optionally compressed (.gz);
+    .parquet; or a folder of the datasets library."""
     fields: dict[str, str] | None = Field(default=None, examples=[{"text": "letter", "label": "outcome"}])
-    """Names that plans use, and what these fields are called in the records."""
+    """Maps field names that plans use to field names in the records."""
     unit: Literal["example", "user"] = "example"
-    """What is protected, for ever: "example" is one record, "user" is one user with all their records. Plans with
-    the other unit are refused."""
+    """The unit of privacy, fixed for ever: "example" is one record, "user" is one user with all their records.
+    Plans with the other unit are refused."""
     user_field: str | None = Field(default=None, min_length=1, examples=["patient"])
-    """With unit = "user", and only then: the record field that names the user, a text or an integer, compared as
-    it is: 1, "1" and " 1" are three users. A record without it is never used."""
+    """Required with unit = "user", and only allowed then: the field that identifies the user, a text or integer.
+    Values are compared exactly: 1, "1" and " 1" are three users. A record without it is never used."""
     public_size: PositiveInt = Field(examples=[10000])
-    """Units (records, or users) that you are willing to publish; sample rates come from it. Do not copy the true
-    count."""
+    """The number of units (records or users) that you are willing to publish; it determines the sample rates. Do
+    not use the true count."""
     anonymize: Anonymize | None = None
 
     @model_validator(mode="after")
     def _only_users_have_a_field(self) -> Data:
         if self.unit == "user" and self.user_field is None:
-            raise ValueError('user_field is missing: unit = "user" needs the record field that names the user')
+            raise ValueError(
+                'user_field is missing: unit = "user" needs the record field that identifies the user'
+            )
         if self.unit != "user" and self.user_field is not None:
             raise ValueError(f'user_field = {self.user_field!r} needs unit = "user"')
         return self
 
 
 class Policy(Section):
-    """What a plan may ask for at most."""
+    """Limits on what a plan may ask for."""
 
     max_epsilon: float = Field(gt=0, examples=[8.0])
-    """ε over all runs, for ever. The ε's of runs are added up."""
+    """ε over all runs, for ever. The costs of runs are added up, see `composition`."""
     max_epsilon_per_run: float = Field(gt=0, examples=[4.0])
     """ε of one run."""
     max_delta: float = Field(gt=0, lt=1, examples=[1e-5])
@@ -75,44 +77,45 @@ class Policy(Section):
     min_noise_multiplier: float = Field(default=0.3, gt=0)
     """σ is never below this, however small an ε would allow it."""
     composition: Literal["basic", "renyi"] = "basic"
-    """How runs are added up, for ever. basic: Σε. renyi: dearer for one run, much cheaper for many."""
+    """How the costs of runs are added up, for ever. basic: Σε. renyi: more for one run, much less for many."""
     plans: Literal["approved", "any-within-policy"] = "approved"
-    """approved: those that `sotto client approve` recorded. any-within-policy: any that this section allows."""
+    """approved: plans recorded by `sotto client approve`. any-within-policy: any plan that this section allows."""
     approvals: str = "approved-plans.txt"
-    """Where approved plans are recorded."""
+    """The file of approved plans."""
     tasks: list[Kind] = list(get_args(Kind))
-    """Kinds of task that a plan may have."""
+    """Kinds of task that are allowed."""
     max_rounds: PositiveInt = 1000
-    """Rounds of a plan at most."""
+    """Maximum number of rounds."""
     max_steps: PositiveInt = 20000
-    """rounds × local_steps of a plan at most."""
+    """Maximum of rounds × local_steps."""
 
 
 class VaultSection(Section):
     """The process that opens the records."""
 
     socket: str = "vault.sock"
-    """Where the relay reaches it. Its path may have 107 bytes; only this user may connect."""
+    """The socket for the relay; its path has at most 107 bytes. Only the vault's user may connect, unless `group`
+    is set."""
     group: str | None = Field(default=None, examples=["sotto"])
-    """A group of the system that may connect too, so that the relay can run as another user."""
+    """A system group that may also connect, so that the relay can run as another user."""
     ledger: str = "ledger.db"
-    """The record of everything that was spent. Keep it as long as the data."""
+    """The record of all costs and releases. Keep it as long as the data."""
     statement_key: str = "keys/statement.key"
-    """Signs ledger and statements; `sotto client keys` makes it. Keep it as long as the ledger."""
+    """Signs ledger and statements; created by `sotto client keys`. Keep it as long as the ledger."""
     device: str = "cpu"
-    """Where to train: "cpu", "cuda", "cuda:0"."""
+    """The device to train on: "cpu", "cuda", "cuda:0"."""
     max_rank: int | None = Field(default=None, ge=1, le=MOST_RANK, examples=[4])
-    """The largest LoRA rank to train; public. A plan of a larger rank needs a lora.min_rank that allows it."""
+    """The largest LoRA rank to train; public. A plan with a larger rank needs a lora.min_rank that permits it."""
     max_tokens: PositiveInt = 512
-    """Padded tokens in a micro-batch: more for a large device, fewer if it runs out of memory. Rows are filled up,
-    so that small draws waste less with fewer."""
+    """Padded tokens per micro-batch: raise it on a large device, lower it if memory runs out. A partial
+    micro-batch is padded to full size, so that a lower value wastes less on small samples."""
 
 
 class Organization(SettingsFile):
-    """One organization of Sotto, read by its vault alone. Paths are relative to this file."""
+    """One organization, read by its vault only. Paths are relative to this file."""
 
     name: Name = Field(examples=["st-mary"])
-    """As in the reports: lower-case letters, digits and hyphens, at most 40."""
+    """The name in reports: at most 40 lower-case letters, digits and hyphens."""
     data: Data
     models: dict[str, str] = Field(examples=[{"HuggingFaceTB/SmolLM2-135M": "/models/smollm2-135m"}])
     """The base models that plans may name, and their local folders."""
@@ -129,11 +132,11 @@ class Organization(SettingsFile):
         return self
 
     def description(self) -> Description:
-        """What it says of itself before any run."""
+        """The public description that is sent before any run."""
         return Description(self.name, self.data.unit, self.data.public_size, self.vault.max_rank)
 
-    def own_plan(self, plan: Plan) -> Plan:
-        """A plan as it is trained here, at a rank of our own if the plan allows one."""
+    def local_plan(self, plan: Plan) -> Plan:
+        """The plan as it is trained here: at this organization's rank, if the plan allows it."""
         return plan.at_rank(plan.lora.own_rank(self.vault.max_rank))
 
     def model_folder(self, plan: Plan) -> str:
@@ -145,4 +148,6 @@ class Organization(SettingsFile):
         try:
             return str(self.path(self.models[plan.model.base]))
         except KeyError:
-            raise Refused("model-not-allowed", f"model.base = {plan.model.base!r} is not listed") from None
+            raise Refused(
+                "model-not-allowed", f"model.base = {plan.model.base!r} is not listed in [models]"
+            ) from None

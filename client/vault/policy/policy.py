@@ -1,4 +1,4 @@
-"""What an organization's policy makes of a plan: the mechanism of a run, or a refusal. Nothing loosens it."""
+"""Apply the policy to a plan: the mechanism of a run, or a refusal. A plan cannot relax the policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def lifetime_cap(organization: Organization) -> Cap:
 
 
 def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
-    """The mechanism of a whole run: the smallest noise that keeps the plan's ε, at least the policy's.
+    """The mechanism of a whole run, with the smallest noise that meets both the plan's ε and the policy's minimum.
 
     Raises:
         Refused: the plan asks for more than the policy allows.
@@ -29,14 +29,14 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
     rank_refused = plan.lora.refusal(organization.vault.max_rank)
     refusals = {
         f"task.kind = {plan.task.kind!r}; allowed: {', '.join(policy.tasks)}": plan.task.kind not in policy.tasks,
-        f"training.rounds = {plan.training.rounds}; {policy.max_rounds} are allowed": (
+        f"training.rounds = {plan.training.rounds}; at most {policy.max_rounds} are allowed": (
             plan.training.rounds > policy.max_rounds
         ),
-        f"rounds × local_steps = {steps}; {policy.max_steps} are allowed": steps > policy.max_steps,
-        f"privacy.unit = {privacy.unit!r}; it is {organization.data.unit!r} here, for ever": (
+        f"rounds × local_steps = {steps}; at most {policy.max_steps} are allowed": steps > policy.max_steps,
+        f"privacy.unit = {privacy.unit!r}; the organization's unit is {organization.data.unit!r}, for ever": (
             privacy.unit != organization.data.unit
         ),
-        f"privacy.epsilon = {privacy.epsilon}; a run may cost {limit} at most": privacy.epsilon > limit,
+        f"privacy.epsilon = {privacy.epsilon}; a run may cost at most {limit}": privacy.epsilon > limit,
         f"privacy.delta = {privacy.delta}; it should be below 1 / public_size = {1 / size:.2g}": (
             privacy.delta >= 1 / size
         ),
@@ -50,16 +50,16 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
     try:
         sigma = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps)
     except (ValueError, OverflowError, RuntimeError) as error:
-        # No accountant reaches that far. It saw public numbers only, so that its text may leave.
+        # Beyond the range of the accountant. Its inputs are public, so its text may leave the vault.
         raise Refused("policy", f"the noise cannot be computed: {error}") from None
     return Mechanism(rate, max(sigma, organization.policy.min_noise_multiplier), steps)
 
 
 def check_plan_fits(plan: Plan, organization: Organization) -> Mechanism:
-    """What `run_mechanism` would refuse, as an error at the operator's own terminal.
+    """Check a plan as a vault would, for the operator's own terminal.
 
     Raises:
-        InputError: the refusal, as one line.
+        InputError: the policy refuses the plan.
     """
     try:
         organization.model_folder(plan)

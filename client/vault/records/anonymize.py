@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # Makes of a record what is encoded.
-Cover = Callable[[Record], Record]
+RecordTransform = Callable[[Record], Record]
 
 
 class Anonymizer:
@@ -103,7 +103,7 @@ def open_anonymizer(organization: Organization) -> Anonymizer | None:
     return None if data.anonymize is None else Anonymizer(data.anonymize, data.fields)
 
 
-def cover(anonymizer: Anonymizer | None, section: TaskSection) -> Cover:
+def record_transform(anonymizer: Anonymizer | None, section: TaskSection) -> RecordTransform:
     """What a record goes through before a task encodes it: what the task reads is replaced, but not its class."""
     if anonymizer is None:
         return lambda record: record

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from client.vault.policy.organization import Organization
-from client.vault.records.anonymize import Cover
+from client.vault.records.anonymize import RecordTransform
 from common.records import Placed, Record, placed_records
 from common.tasks import Example, Task, UnusableError
 
@@ -52,7 +52,10 @@ def load_records(organization: Organization) -> list[Placed]:
 
 
 def encode(
-    records: Iterable[Record], task: Task, user_field: str | None = None, cover: Cover = lambda record: record
+    records: Iterable[Record],
+    task: Task,
+    user_field: str | None = None,
+    transform: RecordTransform = lambda record: record,
 ) -> EncodedRecords:
     """Encode records one by one, and put those of a user together.
 
@@ -60,21 +63,23 @@ def encode(
         records: in the order of the file.
         task: makes an example of a record, or None.
         user_field: names a record's user; None if each record is a unit of its own.
-        cover: what a record goes through before the task sees it. Users are told apart before.
+        transform: what a record goes through before the task sees it. Users are told apart before.
     """
     every = list(records)
     groups = [[record] for record in every] if user_field is None else group_by_user(every, user_field)
-    encoded = [[_encode(record, task, cover) for record in group] for group in groups]
+    encoded = [[_encode(record, task, transform) for record in group] for group in groups]
     units = tuple(tuple(example for record in group for example in record) for group in encoded)
     return EncodedRecords(units, len(every) - sum(bool(record) for group in encoded for record in group))
 
 
-def _encode(record: Record, task: Task, cover: Cover) -> Unit:
+def _encode(record: Record, task: Task, transform: RecordTransform) -> Unit:
     try:
-        return task.encode(cover(record))
+        return task.encode(transform(record))
     except UnusableError:
         return ()
-    except Exception as error:  # whatever a record is, training goes on without it
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of a tokenizer in Rust is no Exception
         _log.warning("a record cannot be encoded: %s", type(error).__name__)  # the text may hold the record
         return ()
 

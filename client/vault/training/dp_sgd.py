@@ -11,23 +11,24 @@ and step count from the data, which would tell whether a record is there. Here t
 
 This file knows no ledger, policy or file. It does not count what it spends: the ledger did so before.
 
-A unit's gradient does not depend on the other units, but for the last bits on some processors: see
-`micro_batches.py` and `mean_gradients`.
+A unit's gradient does not depend on the other units, see `micro_batches.py` and `verification.py`, and the sum
+does not depend on their order, see `exact.py`.
 
 Not covered: the time that a step takes follows the batch that was drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from client.vault.records.units import Unit
 from client.vault.training.entropy import Keystream
-from client.vault.training.micro_batches import groups, micro_batches
-from client.vault.training.per_example import Gradients, Parameters, PerExampleGradients, norms
+from client.vault.training.exact import clipped_integers, on_grid
+from client.vault.training.micro_batches import NO_FEWER, groups, micro_batches
+from client.vault.training.per_example import Gradients, Parameters, PerExampleGradients, finite_rows
 from common.tasks import Task
 
 
@@ -42,7 +43,8 @@ class Step:
         noise_multiplier: σ; the noise has standard deviation σ·C.
         examples_per_unit: how many examples of one unit are used at most; None for all.
         max_tokens: padded tokens in a micro-batch. Memory and speed only: the sum does not depend on it.
-        precision: of the model's matrix products; everything after an example's gradient is in float64.
+        precision: of the model's matrix products; everything after an example's gradient is exact.
+        fewer_rows: padded length → rows of a micro-batch, where `max_tokens` would allow too many, see `rows.py`.
     """
 
     sample_rate: float
@@ -52,6 +54,7 @@ class Step:
     examples_per_unit: int | None = None
     max_tokens: int = 512
     precision: torch.dtype = torch.float32
+    fewer_rows: Mapping[int, int] = field(default_factory=dict)
 
 
 def train(
@@ -82,10 +85,10 @@ def train(
             drawn = poisson_sample(units, step.sample_rate, stream.branch())
             choices = stream.branch()
             sample = [choose_examples(unit, step.examples_per_unit, choices) for unit in drawn]
-            total = clipped_sum(gradients, task, sample, step.clipping_norm, step.max_tokens)
-            noised = add_noise(total, step.noise_multiplier * step.clipping_norm, stream)
-            for name, parameter in parameters.items():
-                parameter.grad = (noised[name] / step.batch_size).to(parameter)
+            total = clipped_sum(gradients, task, sample, step.clipping_norm, step.max_tokens, step.fewer_rows)
+            noised = add_noise(total, step.noise_multiplier, stream) * step.clipping_norm
+            for name, gradient in by_name(noised / step.batch_size, parameters).items():
+                parameters[name].grad = gradient.to(parameters[name])
             optimizer.step()
             optimizer.zero_grad()
 
@@ -114,59 +117,78 @@ def clipped_sum(
     sample: Sequence[Unit],
     clipping_norm: float,
     max_tokens: int,
-) -> Gradients:
-    """The sum of the units' gradients, each clipped to C, in float64. Zero for an empty sample.
+    fewer_rows: Mapping[int, int] = NO_FEWER,
+) -> torch.Tensor:
+    """The sum of the units' gradients, each clipped to C, as integers: the same in any order and any parts.
 
-    A unit without examples contributes zero.
+    A unit without examples contributes zero, and so does an empty sample.
+
+    Returns:
+        int64 multiples of 2⁻⁴⁰·C, shape (numbers,): the parameters by name, one after another.
     """
-    total = {
-        name: torch.zeros(parameter.shape, dtype=torch.float64, device=parameter.device)
-        for name, parameter in gradients.parameters.items()
-    }
-    size = sum(tensor.numel() for tensor in total.values())
-    for group in groups(sample, size, max_tokens):
-        means = mean_gradients(gradients, task, group, max_tokens)
-        scale = (clipping_norm / norms(means)).clamp(max=1.0)
-        for name, mean in means.items():
-            total[name] += (scale @ mean.flatten(1)).view_as(total[name])
+    size = sum(parameter.numel() for parameter in gradients.parameters.values())
+    device = next(iter(gradients.parameters.values())).device
+    total = torch.zeros(size, dtype=torch.int64, device=device)
+    for group in groups(sample, size, max_tokens, fewer_rows):
+        total += clipped_integers(mean_gradients(gradients, task, group, max_tokens, fewer_rows), clipping_norm)
     return total
 
 
 def mean_gradients(
-    gradients: PerExampleGradients, task: Task, units: Sequence[Unit], max_tokens: int
-) -> Gradients:
+    gradients: PerExampleGradients,
+    task: Task,
+    units: Sequence[Unit],
+    max_tokens: int,
+    fewer_rows: Mapping[int, int] = NO_FEWER,
+) -> torch.Tensor:
     """The mean of each unit's gradients; one that is not finite counts as zero, so that a mean is always finite.
 
-    A unit's gradients are added in the order of its own examples: whatever the other units are, its mean is the
-    same but for what rounding an example has in another row of its micro-batch: none on most CPUs, below 1e-7 of
-    its length where it was seen. A GPU adds in any order, which is float64 rounding more.
+    A unit's gradients are added in the order of its own examples, so that its mean does not depend on other units.
 
     Returns:
-        For each name a float64 tensor of shape (units, *parameter.shape).
+        float64, shape (units, numbers): the parameters by name, one after another.
     """
-    means = {
-        name: torch.zeros((len(units), *parameter.shape), dtype=torch.float64, device=parameter.device)
-        for name, parameter in gradients.parameters.items()
-    }
-    for batch, owners in micro_batches(units, max_tokens):
-        each = gradients.of(task, batch)
-        broken = ~norms(each).isfinite()
-        index = torch.tensor(owners, device=broken.device)
-        for name, gradient in each.items():
-            # Zero times infinity is NaN: rows that do not count are emptied, not scaled.
-            gradient[broken] = 0.0
-            means[name].index_add_(0, index, gradient.double())
-    for mean in means.values():
-        counts = torch.tensor([max(1, len(unit)) for unit in units], dtype=torch.float64, device=mean.device)
-        mean.div_(counts.view(-1, *[1] * (mean.dim() - 1)))
-    return means
+    means: torch.Tensor | None = None
+    for batch, owners in micro_batches(units, max_tokens, fewer_rows):
+        rows = finite_rows(gradients.of(task, batch))
+        if means is None:
+            means = torch.zeros((len(units), rows.shape[1]), dtype=torch.float64, device=rows.device)
+        _add_rows(means, rows, owners)
+    assert means is not None, "groups have units that have examples"
+    counts = torch.tensor([max(1, len(unit)) for unit in units], dtype=torch.float64, device=means.device)
+    return means.div_(counts[:, None])
 
 
-def add_noise(total: Gradients, deviation: float, stream: Keystream) -> Gradients:
-    """Add Gaussian noise of a standard deviation to every coordinate, in float64."""
-    noised = {}
-    for name in sorted(total):
-        tensor = total[name]
-        noise = torch.from_numpy(stream.gaussians(tensor.numel())).view(tensor.shape)
-        noised[name] = tensor + deviation * noise.to(tensor.device)
-    return noised
+def _add_rows(means: torch.Tensor, rows: torch.Tensor, owners: Sequence[int]) -> None:
+    """Add rows to those of their owners, an owner's in their order, never by atomic operations of a GPU."""
+    left = list(range(len(owners)))
+    while left:
+        first: dict[int, int] = {}
+        for place in left:
+            first.setdefault(owners[place], place)
+        index = torch.tensor(list(first), device=means.device)
+        places = torch.tensor(list(first.values()), device=means.device)
+        means[index] = means[index] + rows[places]
+        left = [place for place in left if first[owners[place]] != place]
+
+
+def add_noise(total: torch.Tensor, noise_multiplier: float, stream: Keystream) -> torch.Tensor:
+    """The sum with Gaussian noise of standard deviation σ·C in every number, rounded to a public grid.
+
+    Args:
+        total: as `clipped_sum` gives it.
+        noise_multiplier: σ.
+        stream: draws the noise.
+
+    Returns:
+        float64 in units of C, shape (numbers,).
+    """
+    noised = on_grid(total.cpu().numpy(), noise_multiplier, stream)
+    return torch.from_numpy(noised).to(total.device)
+
+
+def by_name(numbers: torch.Tensor, parameters: Parameters) -> Gradients:
+    """A vector of all numbers as tensors of the parameters' shapes."""
+    names = sorted(parameters)
+    parts = torch.split(numbers, [parameters[name].numel() for name in names])
+    return {name: part.view(parameters[name].shape) for name, part in zip(names, parts, strict=True)}

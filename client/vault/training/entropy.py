@@ -1,8 +1,6 @@
 """Randomness that nobody can guess: who gets a unit drawn, and the noise.
 
-A ChaCha20 keystream under a 256-bit key becomes 53-bit uniforms, these become float64 Gaussians by
-Box-Muller, and four of those are added and halved, so that the gaps between floating-point numbers do not
-betray the noise (Holohan and Braghin 2021, https://arxiv.org/abs/2107.10138, section 5.1).
+A ChaCha20 keystream under a 256-bit key becomes 53-bit words; `exact.py` makes the noise of them.
 
 `torch.Generator` on the CPU keeps 32 bits of its seed and is never used here.
 """
@@ -18,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 Floats = npt.NDArray[np.float64]
+Words = npt.NDArray[np.uint64]
 
 # The block counter of ChaCha20 has 32 bits: 2^32 blocks of 64 bytes.
 _STREAM_LIMIT = 2**38
@@ -38,28 +37,25 @@ class Keystream:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a keystream is never serialized: a copy would repeat the noise")
 
+    def words(self, count: int) -> Words:
+        """Integers below 2⁵³, all equally likely."""
+        return np.frombuffer(self.bytes(8 * count), dtype="<u8") >> np.uint64(11)
+
     def uniforms(self, count: int) -> Floats:
         """Float64 numbers in (0, 1]: odd multiples of 2⁻⁵⁴, all equally likely; the last is rounded to 1."""
-        words = np.frombuffer(self._take(8 * count), dtype="<u8")
-        numbers: Floats = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        numbers: Floats = (self.words(count).astype(np.float64) + 0.5) * 2.0**-53
         return numbers
 
     def branch(self) -> Keystream:
-        """Another keystream, under a key from this one. Whatever it is used for, this one goes on the same."""
-        return type(self)(self._take(_KEY_SIZE))
+        """Another keystream, under a key from this one. However it is used, this one goes on the same."""
+        return type(self)(self.bytes(_KEY_SIZE))
 
-    def gaussians(self, count: int) -> Floats:
-        """Standard normal float64 numbers, each half the sum of four draws."""
-        total = np.zeros(count + count % 2)
-        half = len(total) // 2
-        for _ in range(4):
-            radius = np.sqrt(-2.0 * np.log(self.uniforms(half)))
-            angle = 2.0 * np.pi * self.uniforms(half)
-            total[:half] += radius * np.cos(angle)
-            total[half:] += radius * np.sin(angle)
-        return total[:count] / 2.0
+    def bytes(self, size: int) -> bytes:
+        """The next bytes of the stream.
 
-    def _take(self, size: int) -> bytes:
+        Raises:
+            OverflowError: it has no more.
+        """
         self._used += size
         if self._used > _STREAM_LIMIT:
             raise OverflowError("the keystream of this round is used up")

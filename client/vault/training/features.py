@@ -6,14 +6,14 @@ A vector follows from one example alone, and from tensors that everybody has: ke
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from client.vault.records.units import Unit
-from client.vault.training.micro_batches import micro_batches
+from client.vault.training.micro_batches import NO_FEWER, micro_batches
 from common.adapter.adapter import Adapter, is_lora, to_bytes
-from common.model.precision import computing_in
+from common.model.precision import computing_in, repeatable_kernels
 from common.tasks import Example, Task
 from common.tasks.classification import Classification
 from common.tasks.text import device_of
@@ -27,15 +27,22 @@ class FrozenUnits:
         units: the examples of each.
         max_tokens: padded tokens in a micro-batch.
         precision: of the model's matrix products.
+        fewer_rows: padded length → rows of a micro-batch, where there are fewer.
     """
 
     def __init__(
-        self, task: Task, units: Sequence[Unit], max_tokens: int, precision: torch.dtype = torch.float32
+        self,
+        task: Task,
+        units: Sequence[Unit],
+        max_tokens: int,
+        precision: torch.dtype = torch.float32,
+        fewer_rows: Mapping[int, int] = NO_FEWER,
     ) -> None:
         self._task = task
         self._units = units
         self._max_tokens = max_tokens
         self._precision = precision
+        self._fewer_rows = fewer_rows
         self._key = ""
         self._frozen: list[Unit] = []
 
@@ -62,8 +69,9 @@ class FrozenUnits:
     def _computed(self, model: torch.nn.Module) -> list[Unit]:
         assert isinstance(self._task, Classification)
         made: list[list[Example]] = [[] for _ in self._units]
-        with torch.no_grad(), computing_in(self._precision, device_of(model)):
-            for batch, owners in micro_batches(self._units, self._max_tokens):
+        device = device_of(model)
+        with torch.no_grad(), repeatable_kernels(device), computing_in(self._precision, device):
+            for batch, owners in micro_batches(self._units, self._max_tokens, self._fewer_rows):
                 filled = batch.examples + batch.examples[:1] * (batch.rows - len(batch.examples))
                 for example, owner in zip(self._task.frozen(model, filled, batch.length), owners, strict=False):
                     made[owner].append(example)

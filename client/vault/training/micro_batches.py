@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from client.vault.records.units import Unit
+from client.vault.training.exact import MOST_ROWS
 from common.tasks import Example, padded_length
 
 # Float64 numbers that the gradients of a group of units may take: 256 MiB. Memory and speed only.
 _GROUP_NUMBERS = 2**25
+# Rows by padded length, where the tokens of a micro-batch would allow more: none.
+NO_FEWER: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,9 @@ class MicroBatch:
     rows: int
 
 
-def micro_batches(units: Sequence[Unit], max_tokens: int) -> Iterator[tuple[MicroBatch, list[int]]]:
+def micro_batches(
+    units: Sequence[Unit], max_tokens: int, fewer: Mapping[int, int] = NO_FEWER
+) -> Iterator[tuple[MicroBatch, list[int]]]:
     """All examples, those of like length together, each batch of `max_tokens` padded tokens, at least one row.
 
     Yields:
@@ -42,29 +48,37 @@ def micro_batches(units: Sequence[Unit], max_tokens: int) -> Iterator[tuple[Micr
     every = [(example, owner) for owner, unit in enumerate(units) for example in unit]
     every.sort(key=lambda item: len(item[0]))
     for length, group in itertools.groupby(every, key=lambda item: padded_length(len(item[0]))):
-        rows = _rows(length, max_tokens)
+        rows = rows_at(length, max_tokens, fewer)
         items = list(group)
         for start in range(0, len(items), rows):
             examples, owners = zip(*items[start : start + rows], strict=True)
             yield MicroBatch(examples, length, rows), list(owners)
 
 
-def groups(sample: Sequence[Unit], size: int, max_tokens: int) -> Iterator[list[Unit]]:
+def groups(
+    sample: Sequence[Unit], size: int, max_tokens: int, fewer: Mapping[int, int] = NO_FEWER
+) -> Iterator[list[Unit]]:
     """The units that have examples, in groups whose gradients are held in memory together.
 
     Args:
         sample: a user may have hundreds of examples, and there may be many users.
         size: numbers in one gradient.
         max_tokens: padded tokens in a micro-batch. A group has a multiple of its rows.
+        fewer: padded length → rows, where there are fewer.
     """
     usable = sorted((unit for unit in sample if unit), key=lambda unit: max(map(len, unit)))
     start = 0
     while start < len(usable):
-        rows = _rows(padded_length(max(map(len, usable[start]))), max_tokens)
-        count = rows * max(1, _GROUP_NUMBERS // (rows * size))
+        rows = rows_at(padded_length(max(map(len, usable[start]))), max_tokens, fewer)
+        count = rows * max(1, min(_GROUP_NUMBERS // (rows * size), MOST_ROWS // rows))
         yield usable[start : start + count]
         start += count
 
 
-def _rows(length: int, max_tokens: int) -> int:
-    return max(1, max_tokens // length)
+def rows_at(length: int, max_tokens: int, fewer: Mapping[int, int] = NO_FEWER) -> int:
+    """The rows of a micro-batch of a padded length.
+
+    >>> rows_at(96, 512), rows_at(96, 512, {96: 4}), rows_at(1024, 512)
+    (5, 4, 1)
+    """
+    return min(fewer.get(length, max_tokens), max(1, max_tokens // length))

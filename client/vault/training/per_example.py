@@ -9,7 +9,7 @@ import torch
 from opacus.grad_sample import GradSampleHooks
 
 from client.vault.training.micro_batches import MicroBatch
-from common.model.precision import computing_in
+from common.model.precision import computing_in, repeatable_kernels
 from common.tasks import Task
 from common.tasks.text import device_of
 
@@ -62,9 +62,11 @@ class PerExampleGradients:
         with warnings.catch_warnings():
             # The first layer's input needs no gradient; its output's is all that the hooks use.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            with computing_in(self._precision, device_of(self._model)):
-                losses = task.losses(self._model, filled, batch.length)
-            losses[:count].sum().backward()  # type: ignore[no-untyped-call]
+            device = device_of(self._model)
+            with repeatable_kernels(device):
+                with computing_in(self._precision, device):
+                    losses = task.losses(self._model, filled, batch.length)
+                losses[:count].sum().backward()  # type: ignore[no-untyped-call]
         gradients = {}
         for name, parameter in self.parameters.items():
             gradient = parameter.grad_sample  # type: ignore[attr-defined]
@@ -78,9 +80,16 @@ class PerExampleGradients:
         return gradients
 
 
-def norms(each: Gradients) -> torch.Tensor:
-    """The L2 norm of each row over all tensors together, in float64, where float32 would overflow."""
-    norms = [
-        torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64) for gradient in each.values()
-    ]
-    return torch.stack(norms).square().sum(0).sqrt()
+def finite_rows(gradients: Gradients) -> torch.Tensor:
+    """The gradients of each example as one row of float64, the parameters by name; zero where one is not finite.
+
+    Args:
+        gradients: as `PerExampleGradients.of` gives them.
+
+    Returns:
+        Shape (examples, numbers).
+    """
+    rows = torch.cat([gradients[name].flatten(1) for name in sorted(gradients)], dim=1).double()
+    # Zero times infinity is NaN: rows that do not count are emptied, not scaled.
+    rows[~rows.isfinite().all(dim=1)] = 0.0
+    return rows

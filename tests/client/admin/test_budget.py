@@ -1,4 +1,4 @@
-"""The budget as it is shown: the sums by hand, while a vault writes, and without touching the ledger."""
+"""The budget: sums computed by hand, read while a vault writes, and without changing the ledger."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def organization(folder: Path, composition: Any = "basic") -> Organization:
     )
 
 
-def vaults(folder: Path, composition: Any = "basic", key: StatementKey | None = None) -> Ledger:
+def open_ledger(folder: Path, composition: Any = "basic", key: StatementKey | None = None) -> Ledger:
     return Ledger(folder / "ledger.db", "st-mary", "example", key, composition=composition)
 
 
@@ -46,7 +46,7 @@ def reserve(ledger: Ledger, run: str, epsilon: float, rounds: int = 2, settled: 
 
 
 def test_spent_reserved_and_left_are_those_of_the_runs(tmp_path: Path) -> None:
-    ledger = vaults(tmp_path)
+    ledger = open_ledger(tmp_path)
     reserve(ledger, "a", 1.5, settled=2)
     reserve(ledger, "b", 2.25, settled=1)
     reserve(ledger, "c", 0.1)
@@ -65,7 +65,7 @@ def test_spent_reserved_and_left_are_those_of_the_runs(tmp_path: Path) -> None:
 
 
 def test_by_renyi_composition_the_parts_add_up_too(tmp_path: Path) -> None:
-    ledger, cap = vaults(tmp_path, "renyi"), Cap(8.0, 9e-4, "renyi")
+    ledger, cap = open_ledger(tmp_path, "renyi"), Cap(8.0, 9e-4, "renyi")
     reserve(ledger, "a", 1.5, settled=2, cap=cap)
     one = budget(organization(tmp_path, "renyi"))
     reserve(ledger, "b", 1.5, cap=cap)
@@ -77,14 +77,14 @@ def test_by_renyi_composition_the_parts_add_up_too(tmp_path: Path) -> None:
 
 
 def test_a_new_ledger_has_everything_left(tmp_path: Path) -> None:
-    vaults(tmp_path)
+    open_ledger(tmp_path)
     values = budget(organization(tmp_path))
     assert (values["epsilon_spent"], values["epsilon_reserved"], values["epsilon_left"]) == (0.0, 0.0, 8.0)
     assert values["runs"] == []
 
 
 def test_it_needs_no_private_key_and_still_checks_the_signature(tmp_path: Path) -> None:
-    ledger = vaults(tmp_path, key=StatementKey.generate())
+    ledger = open_ledger(tmp_path, key=StatementKey.generate())
     reserve(ledger, "a", 1.5)
     ledger.close()
     assert budget(organization(tmp_path))["epsilon_reserved"] == 1.5
@@ -96,10 +96,10 @@ def test_it_needs_no_private_key_and_still_checks_the_signature(tmp_path: Path) 
 
 
 def test_looking_makes_and_changes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no ledger"):
+    with pytest.raises(InputError, match="no such ledger"):
         budget(organization(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
-    reserve(vaults(tmp_path), "a", 1.5)
+    reserve(open_ledger(tmp_path), "a", 1.5)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
     (tmp_path / "ledger.db").chmod(0o400)
     budget(organization(tmp_path))
@@ -107,14 +107,14 @@ def test_looking_makes_and_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_is_looked_at_cannot_be_written(tmp_path: Path) -> None:
-    vaults(tmp_path)
-    looking = Ledger(tmp_path / "ledger.db", "st-mary", "example", create=False)
+    open_ledger(tmp_path)
+    reader = Ledger(tmp_path / "ledger.db", "st-mary", "example", create=False)
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        reserve(looking, "a", 1.0)
+        reserve(reader, "a", 1.0)
 
 
 def test_a_vault_that_has_begun_to_write_is_not_waited_for_nor_disturbed(tmp_path: Path) -> None:
-    ledger = vaults(tmp_path)
+    ledger = open_ledger(tmp_path)
     reserve(ledger, "a", 1.5)
     with ledger._transaction():
         ledger._chain.append({"kind": "nothing yet"})
@@ -132,12 +132,12 @@ def test_a_file_that_is_no_ledger_is_an_input_error(tmp_path: Path, content: byt
 
 def test_another_organizations_ledger_is_refused(tmp_path: Path) -> None:
     Ledger(tmp_path / "ledger.db", "clinic", "example").close()
-    with pytest.raises(InputError, match="'st-mary' was expected"):
+    with pytest.raises(InputError, match="it should be 'st-mary'"):
         budget(organization(tmp_path))
 
 
-# Begins a transaction that is too large for SQLite's memory, and dies in the middle of it.
-DIES = """
+# Begins a transaction that is too large for SQLite's cache, and dies in the middle of it.
+DIE_DURING_WRITE = """
 import os, sqlite3, sys
 database = sqlite3.connect(sys.argv[1], isolation_level=None)
 database.execute("PRAGMA cache_size = 1")
@@ -149,12 +149,12 @@ os._exit(0)
 
 
 def test_after_a_vault_was_killed_while_it_wrote_the_next_one_mends_the_ledger(tmp_path: Path) -> None:
-    ledger = vaults(tmp_path)
+    ledger = open_ledger(tmp_path)
     reserve(ledger, "a", 1.5)
     ledger.close()
-    subprocess.run([sys.executable, "-c", DIES, str(tmp_path / "ledger.db")], check=True)
+    subprocess.run([sys.executable, "-c", DIE_DURING_WRITE, str(tmp_path / "ledger.db")], check=True)
     assert (tmp_path / "ledger.db-journal").exists()
-    with pytest.raises(InputError, match="its vault was killed while it wrote; start it"):
+    with pytest.raises(InputError, match="its vault was killed during a write; start the vault"):
         budget(organization(tmp_path))
-    vaults(tmp_path).close()
+    open_ledger(tmp_path).close()
     assert budget(organization(tmp_path))["epsilon_reserved"] == 1.5

@@ -1,4 +1,4 @@
-"""Anonymization as an organization meets it at home: vault start, check, preview, its file."""
+"""Anonymization in the organization's tools: vault start, check, preview, organization.toml."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from common.errors import InputError
 from common.plan.plan import Plan
 from common.settings import template
 from simulations.entropy import SeededEntropy
-from tests.client.check.checking import change, look, not_ok, users, write_plan, write_records
+from tests.client.check.checking import change, problems, run_checks, users, write_plan, write_records
 from tests.client.vault.records.anonymizing import CANARY, Broken
 from tests.client.vaults import write_organization
 from tests.conftest import Cli, MakePlan
@@ -42,16 +42,18 @@ def test_a_field_that_no_record_has_stops_a_vault_before_it_answers(path: Path) 
 
 
 def test_check_says_whether_texts_are_anonymized(path: Path, make_plan: MakePlan) -> None:
-    found = look(path, make_plan())
-    assert not_ok(found) == {}
-    assert found["records", "anonymization"].text.startswith("on, in every text that a plan reads: email, phone, ")
+    findings = run_checks(path, make_plan())
+    assert problems(findings) == {}
+    assert findings["records", "anonymization"].text.startswith(
+        "on, in every text that a plan reads: email, phone, "
+    )
     change(path, data={"anonymize": {"fields": ["text"], "entities": ["iban"]}})
-    assert look(path)["records", "anonymization"].text == "on, in the fields text: iban"
+    assert run_checks(path)["records", "anonymization"].text == "on, in the fields text: iban"
 
 
 def test_check_says_where_they_are_not(tmp_path: Path, tiny_base: Path) -> None:
-    found = look(write_organization(tmp_path / "st-mary", tiny_base))
-    assert found["records", "anonymization"].text.startswith("off: ")
+    findings = run_checks(write_organization(tmp_path / "st-mary", tiny_base))
+    assert findings["records", "anonymization"].text.startswith("off: ")
 
 
 @pytest.mark.usefixtures("broken")
@@ -59,31 +61,31 @@ def test_check_counts_what_is_unusable_after_anonymization_and_names_its_line(
     path: Path, make_plan: MakePlan
 ) -> None:
     write_records(path, [{"text": f"record {n}" + " 4711" * (n == 6)} for n in range(30)])
-    found = look(path, make_plan())
-    assert not_ok(found) == {"records examples": "warning"}
-    assert "1 of 30 records give nothing" in found["records", "examples"].text
-    assert "1: it cannot be anonymized (line 7)" in found["records", "examples"].text
+    findings = run_checks(path, make_plan())
+    assert problems(findings) == {"records examples": "warning"}
+    assert "1 of 30 records cannot be trained on" in findings["records", "examples"].text
+    assert "1: it cannot be anonymized (line 7)" in findings["records", "examples"].text
 
 
 def test_check_looks_at_users_as_the_vault_does(path: Path, make_plan: MakePlan) -> None:
     users(path, [{"text": f"mail {n % 4}@example.com", "patient": f"p{n % 4}@example.com"} for n in range(12)])
-    found = look(path)
-    assert found["records", "users"].text.startswith("12 records of 4 users")
+    findings = run_checks(path)
+    assert findings["records", "users"].text.startswith("12 records of 4 users")
 
 
 @pytest.fixture
 def cli(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs `sotto client anonymize`."""
+    """Run `sotto client anonymize`."""
     monkeypatch.setenv("COLUMNS", "200")
     return partial(cli, "client", "anonymize")
 
 
 def counts(output: str) -> dict[str, tuple[int, int]]:
-    """Kind → how often, in how many records; of the table."""
+    """Kind → number of replacements, number of records; read from the printed table."""
     rows = [
         [cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│")
     ]
-    return {kind: (int(found), int(records)) for kind, _, found, records in rows if int(found)}
+    return {kind: (int(count), int(records)) for kind, _, count, records in rows if int(count)}
 
 
 def test_preview_counts_and_shows_what_is_replaced_and_writes_nothing(path: Path, cli: Cli) -> None:
@@ -123,7 +125,7 @@ def test_preview_counts_what_fails(path: Path, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"entities": ["mail"]}, "data.anonymize.entities.0 = 'mail': it should be 'email', 'phone', 'card'"),
         ({"entities": []}, "data.anonymize.entities = []"),
@@ -133,13 +135,13 @@ def test_preview_counts_what_fails(path: Path, cli: Cli) -> None:
         ({"phone_regions": ["XX"]}, "data.anonymize.phone_regions = 'XX'"),
     ],
 )
-def test_bad_input_is_one_line(path: Path, cli: Cli, keys: dict[str, Any], said: str) -> None:
+def test_bad_input_is_one_line(path: Path, cli: Cli, keys: dict[str, Any], message: str) -> None:
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
     path.write_text(path.read_text().replace("[data.anonymize]\n", f"[data.anonymize]\n{lines}"))
     code, output, errors = cli("--preview", path)
     assert (code, output) == (2, "")
     assert errors.startswith("error: ")
-    assert said in errors
+    assert message in errors
     assert errors.count("\n") == 1
 
 
@@ -147,10 +149,10 @@ def test_what_is_not_asked_for_is_said(tmp_path: Path, tiny_base: Path, cli: Cli
     plain = write_organization(tmp_path / "plain", tiny_base)
     assert cli("--preview", plain)[::2] == (
         2,
-        "error: data.anonymize is missing: organization.toml needs a table [data.anonymize]; it may be empty\n",
+        "error: data.anonymize is missing: organization.toml needs a [data.anonymize] table, which may be empty\n",
     )
     assert cli(plain)[0] == 2
-    assert "give --preview" in cli(plain)[2]
+    assert "--preview is required" in cli(plain)[2]
 
 
 def test_the_file_to_start_from_can_be_read_with_the_table_switched_on(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The vault's socket: who may connect, and what a hostile caller can send."""
+"""The vault's socket: permissions, and input from hostile callers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from client.channel import vault_pb2 as pb
 from client.channel import vault_pb2_grpc as stubs
-from client.channel.framing import MOST_BYTES, PIECE_BYTES, grpc_address
+from client.channel.framing import CHUNK_BYTES, MOST_BYTES, grpc_address
 from client.relay.vault_client import RemoteVault
 from client.vault.service import VaultServer
 from common.errors import InputError, Refused
@@ -39,7 +39,7 @@ def remote(socket: Path) -> RemoteVault:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The socket of one server that all hostile callers of this file meet, and that answers after each of them."""
+    """The socket of one server for all hostile callers in this file; it must keep answering after each."""
     socket = tmp_path_factory.mktemp("hostile") / "vault.sock"
     with served(Echo(), socket):
         yield socket
@@ -67,17 +67,20 @@ def assert_answers(socket: Path) -> None:
 
 
 OUT_OF_ORDER = {
-    "more than a gibibyte announced": ([head(2**30 + 1)], "at most 1073741824 are taken"),
-    "the largest number announced": ([head(2**64 - 1)], "at most 1073741824 are taken"),
+    "more than a gibibyte announced": ([head(2**30 + 1)], "at most 1073741824 are accepted"),
+    "the largest number announced": ([head(2**64 - 1)], "at most 1073741824 are accepted"),
     "more bytes than announced": ([head(3), data(b"four")], "more bytes arrived than the 3"),
     "fewer bytes than announced": ([head(5), data(b"four")], "4 bytes arrived; 5 were announced"),
     "a gibibyte announced and nothing sent": ([head(2**30)], "0 bytes arrived; 1073741824 were announced"),
-    "data before the head": ([data(b"x"), head(1)], "one head and then data"),
-    "two heads": ([head(1), head(1), data(b"x")], "one head and then data"),
-    "a head after the data": ([head(1), data(b"x"), head(1)], "one head and then data"),
-    "an empty part": ([head(1), pb.TrainPart(), data(b"x")], "one head and then data"),
+    "data before the head": ([data(b"x"), head(1)], "one head followed by data"),
+    "two heads": ([head(1), head(1), data(b"x")], "one head followed by data"),
+    "a head after the data": ([head(1), data(b"x"), head(1)], "one head followed by data"),
+    "an empty part": ([head(1), pb.TrainPart(), data(b"x")], "one head followed by data"),
     "nothing": ([], "the request is empty"),
-    "an oversized plan": ([head(1, b" " * (2**16 + 1)), data(b"x")], "a plan has at most 65536 bytes"),
+    "an oversized plan": (
+        [head(1, b" " * (2**16 + 1)), data(b"x")],
+        "the plan has 65537 bytes; at most 65536 are accepted",
+    ),
 }
 
 
@@ -114,13 +117,13 @@ def test_any_parts_are_a_release_or_a_refusal(hostile: Path, parts: list[pb.Trai
 
 def test_a_piece_above_the_limit_of_a_message_is_turned_away(hostile: Path) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        sent(hostile, head(4 * PIECE_BYTES), data(bytes(4 * PIECE_BYTES)))
+        sent(hostile, head(4 * CHUNK_BYTES), data(bytes(4 * CHUNK_BYTES)))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert_answers(hostile)
 
 
 def raw(socket: Path, method: str, messages: Iterable[bytes]) -> tuple[list[bytes], grpc.StatusCode, str]:
-    """What comes back for messages of any bytes."""
+    """Send messages of arbitrary bytes; returns the replies, the status code and its details."""
     with grpc.insecure_channel(grpc_address(socket)) as channel:
         call = channel.stream_stream(method)(iter(messages), timeout=LONG)
         try:
@@ -156,7 +159,7 @@ def test_any_bytes_on_the_socket_leave_it_answering(hostile: Path, content: byte
         caller.connect(str(hostile))
         try:
             caller.sendall(before + content)
-        except OSError:  # it may hang up at once
+        except OSError:  # the server may close the connection at once
             return
     with remote(hostile) as vault:
         assert vault.describe().organization == "echo"
@@ -171,7 +174,7 @@ def test_memory_follows_what_is_sent_and_not_what_is_announced(hostile: Path) ->
 
         def waiting() -> Iterator[pb.TrainPart]:
             yield head(MOST_BYTES)
-            yield data(bytes(PIECE_BYTES))
+            yield data(bytes(CHUNK_BYTES))
             reached.append(1)
             wait_until(lambda: not calls[0].is_active(), "the end of the call")
 
@@ -181,7 +184,7 @@ def test_memory_follows_what_is_sent_and_not_what_is_announced(hostile: Path) ->
         assert psutil.Process().memory_info().rss - before < 2**28
         for call in calls:
             call.cancel()
-    wait_until(lambda: _is_idle(hostile), "the callers to be let go")
+    wait_until(lambda: _is_idle(hostile), "the callers to be dropped")
 
 
 def _is_idle(socket: Path) -> bool:
@@ -233,12 +236,12 @@ def test_the_socket_of_a_killed_vault_is_replaced(socket: Path) -> None:
 
 def test_what_is_no_socket_is_left_alone(socket: Path, tmp_path: Path) -> None:
     socket.write_bytes(b"mine")
-    with pytest.raises(InputError, match="is a file; it should be a new path"):
+    with pytest.raises(InputError, match="exists and is not a socket; it should be a new path"):
         VaultServer(Echo(), socket)
     assert socket.read_bytes() == b"mine"
-    with pytest.raises(InputError, match=r"vault\.socket = .* its folder cannot be made"):
+    with pytest.raises(InputError, match=r"vault\.socket = .* its folder cannot be created"):
         VaultServer(Echo(), socket / "below" / "vault.sock")
-    with pytest.raises(InputError, match=r"vault\.socket = .* cannot be made"):
+    with pytest.raises(InputError, match=r"vault\.socket = .* cannot be created"):
         VaultServer(Echo(), socket / "vault.sock")
 
 

@@ -1,4 +1,4 @@
-"""What the tests of `sotto client check` share: an organization to spoil, and what is then found."""
+"""Helpers for the tests of `sotto client check`: damage an organization, run the checks, read the findings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import tomli_w
 
 from client.check.check import check
-from client.check.findings import Check
+from client.check.findings import Finding
 from client.vault.ledger.ledger import Ledger
 from client.vault.ledger.reservation import Reservation
 from client.vault.policy.organization import Organization
@@ -20,11 +20,11 @@ from common.privacy.privacy_filter import Cap
 from common.settings import load
 from tests.conftest import MakePlan
 
-Found = dict[tuple[str, str], Check]
+FindingsByName = dict[tuple[str, str], Finding]
 
 
 def change(path: Path, **sections: dict[str, Any]) -> Path:
-    """Other keys in an organization's file: change(path, data={"public_size": 30})."""
+    """Change settings in an organization's file: change(path, data={"public_size": 30})."""
     values = load(path, Organization).model_dump(exclude_none=True)
     for name, section in sections.items():
         values[name] |= section
@@ -42,20 +42,20 @@ def write_plan(folder: Path, plan: Plan) -> Path:
     return file
 
 
-def look(path: Path, plan: Plan | None = None) -> Found:
-    found = check(Organization.read(path), plan)
-    assert len({(one.group, one.name) for one in found}) == len(found)
-    assert all("\n" not in one.text for one in found)
-    return {(one.group, one.name): one for one in found}
+def run_checks(path: Path, plan: Plan | None = None) -> FindingsByName:
+    findings = check(Organization.read(path), plan)
+    assert len({(finding.group, finding.name) for finding in findings}) == len(findings)
+    assert all("\n" not in finding.text for finding in findings)
+    return {(finding.group, finding.name): finding for finding in findings}
 
 
-def not_ok(found: Found) -> dict[str, str]:
-    """What is not ok, as "group name" → state."""
-    return {" ".join(key): one.state for key, one in found.items() if one.state != "ok"}
+def problems(findings: FindingsByName) -> dict[str, str]:
+    """The findings that are not ok, as "group name" → state."""
+    return {" ".join(key): finding.state for key, finding in findings.items() if finding.state != "ok"}
 
 
 def snapshot(*folders: Path) -> dict[Path, tuple[int, int, bytes]]:
-    """Every file and folder with its mode, its time and its bytes."""
+    """All files and folders with mode, modification time and content."""
     return {
         file: (file.lstat().st_mode, file.lstat().st_mtime_ns, file.read_bytes() if file.is_file() else b"")
         for folder in folders

@@ -1,4 +1,4 @@
-"""What tests of `sotto client check` share."""
+"""Fixtures for the tests of `sotto client check`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sotto client check --relay` finds: against a real gateway and a real vault's socket, and each mistake."""
+"""`sotto client check --relay` against a real gateway and a real vault, with each possible mistake."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from cryptography.x509.oid import NameOID
 
 import sotto
 from client.admin.keys import make_keys
-from client.check.connection import check_relay, clock_check
-from client.check.findings import Check
+from client.check.connection import check_clock, check_relay
+from client.check.findings import Finding
 from client.relay.settings import Relay
 from client.vault.policy.organization import Organization
 from common.keys.node_key import NodeKey
@@ -41,7 +41,7 @@ class Site:
     registry: Registry
 
     def keys(self, name: str, registered: str = "") -> Path:
-        """New keys, registered under a name."""
+        """Create keys, and register them if a name is given."""
         folder = self.folder / name
         make_keys(folder, name)
         if registered:
@@ -61,7 +61,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def write_relay(path: Path, site: Site, **keys: Any) -> Path:
-    """The relay's file; keywords replace its keys."""
+    """Write a relay's file; keyword arguments replace its settings."""
     values = {
         "name": "st-mary",
         "server": str(site.address),
@@ -73,17 +73,18 @@ def write_relay(path: Path, site: Site, **keys: Any) -> Path:
     return file
 
 
-def look(path: Path, site: Site, **keys: Any) -> dict[str, Check]:
+def run_checks(path: Path, site: Site, **keys: Any) -> dict[str, Finding]:
     relay = Relay.read(write_relay(path, site, **keys))
-    found = list(check_relay(Organization.read(path), relay))
-    assert len({one.name for one in found}) == len(found)
-    assert all("\n" not in one.text for one in found)
-    return {one.name: one for one in found}
+    findings = list(check_relay(Organization.read(path), relay))
+    assert len({finding.name for finding in findings}) == len(findings)
+    assert all("\n" not in finding.text for finding in findings)
+    return {finding.name: finding for finding in findings}
 
 
-def not_ok(found: dict[str, Check]) -> dict[str, str]:
-    """What is not ok; that no vault runs is left out."""
-    return {one.name: one.state for one in found.values() if one.state != "ok" and one.name != "vault"}
+def problems(findings: dict[str, Finding]) -> dict[str, str]:
+    """The findings that are not ok, except that no vault is running."""
+    not_ok = [finding for finding in findings.values() if finding.state != "ok"]
+    return {finding.name: finding.state for finding in not_ok if finding.name != "vault"}
 
 
 def test_with_vault_and_server_there_nothing_is_wrong(
@@ -96,62 +97,62 @@ def test_with_vault_and_server_there_nothing_is_wrong(
     with served(open_vault(path), path.parent / "vault.sock"), pytest.raises(SystemExit) as ended:
         sotto.main()
     assert ended.value.code == 0
-    printed, errors = capfd.readouterr()
-    values = json.loads(printed)
+    output, errors = capfd.readouterr()
+    values = json.loads(output)
     assert errors == ""
     assert values["ok"] is True
     assert {one["state"] for one in values["checks"]} == {"ok"}
-    said = {one["name"]: one["text"] for one in values["checks"] if one["group"] == "connection"}
-    assert list(said) == ["socket", "relay", "vault", "ca", "node key", "server", "clock"]
-    assert said["server"] == f"{site.address}: TLS holds, and it knows the key as 'st-mary'"
-    assert NodeKey.read(site.folder / "st-mary" / "node.key").public.fingerprint in said["node key"]
+    texts = {one["name"]: one["text"] for one in values["checks"] if one["group"] == "connection"}
+    assert list(texts) == ["socket", "relay", "vault", "ca", "node key", "server", "clock"]
+    assert texts["server"] == f"{site.address}: TLS verified; the key is registered as 'st-mary'"
+    assert NodeKey.read(site.folder / "st-mary" / "node.key").public.fingerprint in texts["node key"]
     (path.parent / "ledger.db").unlink()  # the vault made it
     assert {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()} == before
 
 
 def test_a_vault_that_is_not_there_is_a_warning_and_anothers_is_wrong(path: Path, site: Site) -> None:
-    missing = look(path, site)["vault"]
+    missing = run_checks(path, site)["vault"]
     assert missing.state == "warning"
     assert "start it with: sotto vault start" in missing.text
     with served(Echo(), path.parent / "vault.sock"):
-        other = look(path, site)["vault"]
+        other = run_checks(path, site)["vault"]
     assert other.state == "wrong"
-    assert "is of 'echo'" in other.text
+    assert "belongs to 'echo'; it should belong to 'st-mary'" in other.text
 
 
 def test_a_server_that_is_not_there_is_wrong(path: Path, site: Site) -> None:
-    found = look(path, site, server=f"127.0.0.1:{free_port()}")
-    assert not_ok(found) == {"server": "wrong"}
-    assert "no server answers" in found["server"].text
-    assert "clock" not in found
+    findings = run_checks(path, site, server=f"127.0.0.1:{free_port()}")
+    assert problems(findings) == {"server": "wrong"}
+    assert "no server answers" in findings["server"].text
+    assert "clock" not in findings
 
 
 def test_a_key_that_the_server_does_not_know_is_wrong(path: Path, site: Site) -> None:
-    found = look(path, site, node_key=str(site.keys("stranger")))
-    assert not_ok(found) == {"server": "wrong"}
-    assert "does not know the key SHA256:" in found["server"].text
+    findings = run_checks(path, site, node_key=str(site.keys("stranger")))
+    assert problems(findings) == {"server": "wrong"}
+    assert "does not know the key SHA256:" in findings["server"].text
     key = site.keys("left", "left")
     site.registry.revoke("left")
-    found = look(path, site, node_key=str(key))
-    assert not_ok(found) == {"server": "wrong"}
-    assert "has revoked the key SHA256:" in found["server"].text
+    findings = run_checks(path, site, node_key=str(key))
+    assert problems(findings) == {"server": "wrong"}
+    assert "has revoked the key SHA256:" in findings["server"].text
 
 
 def test_a_key_that_is_another_organizations_is_wrong(path: Path, site: Site) -> None:
-    found = look(path, site, node_key=str(site.keys("clinic", "clinic")))
-    assert not_ok(found) == {"server": "wrong"}
-    assert "knows the node key as 'clinic'; it should be 'st-mary'" in found["server"].text
+    findings = run_checks(path, site, node_key=str(site.keys("clinic", "clinic")))
+    assert problems(findings) == {"server": "wrong"}
+    assert "as 'clinic'; it should be 'st-mary'" in findings["server"].text
 
 
 def test_tls_that_does_not_hold_is_wrong(path: Path, site: Site, tmp_path: Path) -> None:
     make_certificates(tmp_path / "other", ["127.0.0.1"])
-    found = look(path, site, ca=str(tmp_path / "other" / "ca.pem"))
-    assert not_ok(found) == {"server": "wrong"}
-    assert "its certificate does not hold" in found["server"].text
+    findings = run_checks(path, site, ca=str(tmp_path / "other" / "ca.pem"))
+    assert problems(findings) == {"server": "wrong"}
+    assert "its certificate is not valid" in findings["server"].text
     # The certificate is for 127.0.0.1 alone.
-    found = look(path, site, server=f"localhost:{site.address.port}")
-    assert not_ok(found) == {"server": "wrong"}
-    assert "its certificate does not hold" in found["server"].text
+    findings = run_checks(path, site, server=f"localhost:{site.address.port}")
+    assert problems(findings) == {"server": "wrong"}
+    assert "its certificate is not valid" in findings["server"].text
 
 
 def write_authority(path: Path, begins: timedelta, ends: timedelta) -> None:
@@ -163,33 +164,33 @@ def write_authority(path: Path, begins: timedelta, ends: timedelta) -> None:
 
 
 @pytest.mark.parametrize(
-    ("begins", "ends", "state", "said"),
+    ("begins", "ends", "state", "message"),
     [
         (-10, 31, "ok", "valid until"),
         (-10, 29.5, "warning", "in 29 days"),
         (-10, -1, "wrong", "expired on"),
-        (1, 100, "wrong", "is valid from"),
+        (1, 100, "wrong", "not valid before"),
     ],
 )
 def test_the_authoritys_dates_are_looked_at(
-    path: Path, site: Site, tmp_path: Path, begins: float, ends: float, state: str, said: str
+    path: Path, site: Site, tmp_path: Path, begins: float, ends: float, state: str, message: str
 ) -> None:
     write_authority(tmp_path / "ca.pem", timedelta(days=begins), timedelta(days=ends))
-    found = look(path, site, ca=str(tmp_path / "ca.pem"))["ca"]
-    assert found.state == state
-    assert said in found.text
+    finding = run_checks(path, site, ca=str(tmp_path / "ca.pem"))["ca"]
+    assert finding.state == state
+    assert message in finding.text
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "there is no such file"), (b"no PEM", "not a certificate")])
+@pytest.mark.parametrize(("content", "message"), [(None, "no such file"), (b"no PEM", "not a certificate")])
 def test_an_authority_that_is_none_is_wrong_and_the_server_is_not_asked(
-    path: Path, site: Site, tmp_path: Path, content: bytes | None, said: str
+    path: Path, site: Site, tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     if content is not None:
         (tmp_path / "ca.pem").write_bytes(content)
-    found = look(path, site, ca=str(tmp_path / "ca.pem"))
-    assert not_ok(found) == {"ca": "wrong"}
-    assert said in found["ca"].text
-    assert "server" not in found
+    findings = run_checks(path, site, ca=str(tmp_path / "ca.pem"))
+    assert problems(findings) == {"ca": "wrong"}
+    assert message in findings["ca"].text
+    assert "server" not in findings
 
 
 def open_to_all(key: Path) -> None:
@@ -202,7 +203,7 @@ def a_statement_key(key: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "message"),
     [
         (Path.unlink, "there is no key"),
         (open_to_all, "run: chmod 600"),
@@ -210,31 +211,33 @@ def a_statement_key(key: Path) -> None:
     ],
 )
 def test_a_node_key_that_cannot_be_used_is_wrong(
-    path: Path, site: Site, spoil: Callable[[Path], None], said: str
+    path: Path, site: Site, damage: Callable[[Path], None], message: str
 ) -> None:
     key = path.parent / "node.key"
     NodeKey.generate().write(key)
-    spoil(key)
-    found = look(path, site, node_key=str(key))
-    assert not_ok(found) == {"node key": "wrong"}
-    assert said in found["node key"].text
+    damage(key)
+    findings = run_checks(path, site, node_key=str(key))
+    assert problems(findings) == {"node key": "wrong"}
+    assert message in findings["node key"].text
 
 
 def test_files_that_do_not_belong_together_are_noticed(path: Path, site: Site) -> None:
-    found = look(path, site, name="st-marry")
-    assert not_ok(found) == {"relay": "wrong"}
-    assert "name = 'st-marry' in its file, 'st-mary' in the organization's" in found["relay"].text
-    assert not_ok(look(path, site, socket="other.sock")) == {"relay": "warning"}
+    findings = run_checks(path, site, name="st-marry")
+    assert problems(findings) == {"relay": "wrong"}
+    assert "name = 'st-marry' in the relay's file; organization.toml has 'st-mary'" in findings["relay"].text
+    assert problems(run_checks(path, site, socket="other.sock")) == {"relay": "warning"}
     (path.parent / "link").symlink_to(path.parent)
-    assert not_ok(look(path, site, socket="link/vault.sock")) == {}
-    assert not_ok(look(path, site, socket="s" * 108)) == {"relay": "wrong"}
+    assert problems(run_checks(path, site, socket="link/vault.sock")) == {}
+    assert problems(run_checks(path, site, socket="s" * 108)) == {"relay": "wrong"}
 
 
 def test_without_tls_the_server_is_only_looked_for(path: Path, site: Site) -> None:
-    found = look(path, site, insecure=True)
-    assert not_ok(found) == {"server": "warning"}
-    assert "node key" not in found
-    assert not_ok(look(path, site, insecure=True, server=f"127.0.0.1:{free_port()}")) == {"server": "wrong"}
+    findings = run_checks(path, site, insecure=True)
+    assert problems(findings) == {"server": "warning"}
+    assert "node key" not in findings
+    assert problems(run_checks(path, site, insecure=True, server=f"127.0.0.1:{free_port()}")) == {
+        "server": "wrong"
+    }
 
 
 @pytest.mark.parametrize(
@@ -242,9 +245,9 @@ def test_without_tls_the_server_is_only_looked_for(path: Path, site: Site) -> No
     [(0, "ok"), (59, "ok"), (61, "warning"), (299, "warning"), (301, "wrong"), (-2, "ok"), (-3, "warning")],
 )
 def test_clocks_may_differ_a_little(ahead: float, state: str) -> None:
-    found = clock_check(ahead)
-    assert found.state == state
-    assert f"{abs(ahead):.1f} s {'ahead of' if ahead >= 0 else 'behind'} this one" in found.text
+    finding = check_clock(ahead)
+    assert finding.state == state
+    assert f"{abs(ahead):.1f} s {'ahead of' if ahead >= 0 else 'behind'} this one" in finding.text
 
 
 def test_a_relay_file_that_cannot_be_read_is_exit_code_2(

@@ -1,4 +1,4 @@
-"""What `sotto client check` finds in records, base models and device, and each mistake in them."""
+"""`sotto client check` of records, base models and device, with each possible mistake."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import torch
 from transformers import AutoTokenizer
 
 from client.check.check import GROUPS
-from client.check.device import tokens_of_a_step, would_disturb
+from client.check.device import tokens_per_step, would_disturb
 from client.vault.policy.organization import Organization
 from client.vault.training.per_example import PerExampleGradients
 from common.system.lock import exclusive
 from common.tasks import Example
 from tests.client.check.checking import (
     change,
-    look,
-    not_ok,
+    problems,
+    run_checks,
     user_plan,
     users,
     write_plan,
@@ -35,7 +35,7 @@ from tests.waiting import LONG
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "there is no such file"),
         ("", "holds no records"),
@@ -44,15 +44,15 @@ from tests.waiting import LONG
     ],
 )
 def test_records_that_cannot_be_read_are_wrong_and_all_else_is_still_looked_at(
-    path: Path, make_plan: MakePlan, content: str | None, said: str
+    path: Path, make_plan: MakePlan, content: str | None, message: str
 ) -> None:
     (path.parent / "records.jsonl").unlink()
     if content is not None:
         (path.parent / "records.jsonl").write_text(content)
-    found = look(path, make_plan())
-    assert not_ok(found) == {"records file": "wrong"}
-    assert said in found["records", "file"].text
-    assert {group for group, _ in found} == set(GROUPS)
+    findings = run_checks(path, make_plan())
+    assert problems(findings) == {"records file": "wrong"}
+    assert message in findings["records", "file"].text
+    assert {group for group, _ in findings} == set(GROUPS)
 
 
 def test_lengths_are_those_of_the_tokenizer_before_they_are_cut(
@@ -64,77 +64,79 @@ def test_lengths_are_those_of_the_tokenizer_before_they_are_cut(
     lengths = sorted(len(tokenizer(text.strip(), add_special_tokens=False)["input_ids"]) + 2 for text in texts)
     assert lengths[-1] > 32 >= lengths[-2]
     change(path, data={"public_size": 12})
-    found = look(path, make_plan())
-    assert found["records", "lengths"].text == (
+    findings = run_checks(path, make_plan())
+    assert findings["records", "lengths"].text == (
         f"a record has {lengths[5]} tokens (median), {lengths[-1]} at most; "
-        "1 of 11 are cut at the plan's max_length = 32"
+        "1 of 11 are truncated to the plan's max_length = 32"
     )
-    assert not_ok(found) == {}
+    assert problems(findings) == {}
     write_records(path, [{"text": text} for text in texts[-3:] * 4])
-    assert not_ok(look(path, make_plan(task={"max_length": 8}))) == {
+    assert problems(run_checks(path, make_plan(task={"max_length": 8}))) == {
         "records lengths": "warning",
         "records public size": "warning",
     }
 
 
 def test_a_field_that_no_record_has_is_wrong_and_the_near_one_is_named(path: Path, make_plan: MakePlan) -> None:
-    found = look(path, make_plan(task={"template": "{txt}"}))
-    assert not_ok(found) == {"records examples": "wrong"}
-    text = found["records", "examples"].text
+    findings = run_checks(path, make_plan(task={"template": "{txt}"}))
+    assert problems(findings) == {"records examples": "wrong"}
+    text = findings["records", "examples"].text
     assert "no record can be trained on" in text
-    assert "30: its 'txt' is missing, or is no text or number (line 1, line 2, line 3, …)" in text
+    assert "30: its 'txt' is missing, or is not a text or number (line 1, line 2, line 3, …)" in text
     assert "did you mean 'text'?" in text
 
 
 def test_records_that_give_nothing_are_counted(path: Path, make_plan: MakePlan) -> None:
     write_records(path, [{"text": f"parcel {n}"} for n in range(28)] + [{"text": ""}, {"other": "x"}])
-    found = look(path, make_plan())
-    assert not_ok(found) == {"records examples": "warning"}
-    text = found["records", "examples"].text
-    assert text.startswith("2 of 30 records give nothing to train on")
+    findings = run_checks(path, make_plan())
+    assert problems(findings) == {"records examples": "warning"}
+    text = findings["records", "examples"].text
+    assert text.startswith("2 of 30 records cannot be trained on")
     assert "1: its text is empty (line 29)" in text
-    assert "1: its 'text' is missing, or is no text or number (line 30)" in text
+    assert "1: its 'text' is missing, or is not a text or number (line 30)" in text
 
 
 @pytest.mark.parametrize(
-    ("size", "state", "said"),
+    ("size", "state", "message"),
     [
         (30, "warning", "is the true number of records"),
-        (14, "warning", "a step draws 2.1 times the batch"),
+        (14, "warning", "a step draws 2.1 times batch_size"),
         (15, "ok", "there are more records, which is fine"),
         (60, "ok", "a step draws 0.5 times batch_size"),
-        (61, "warning", "updates are weaker"),
+        (61, "warning", "updates are smaller"),
     ],
 )
-def test_the_public_size_is_compared_with_the_true_one(path: Path, size: int, state: str, said: str) -> None:
-    found = look(change(path, data={"public_size": size}))["records", "public size"]
-    assert found.state == state
-    assert said in found.text
+def test_the_public_size_is_compared_with_the_true_one(path: Path, size: int, state: str, message: str) -> None:
+    finding = run_checks(change(path, data={"public_size": size}))["records", "public size"]
+    assert finding.state == state
+    assert message in finding.text
 
 
 def test_users_are_counted_and_those_without_are_named(path: Path, make_plan: MakePlan) -> None:
-    # Users with 1, 2 and 6 records; two records are nobody's.
+    # Users with 1, 2 and 6 records; two records have no user.
     records: list[dict[str, Any]] = [{"text": "parcel", "patient": n} for n in (1, 2, 2, *[3] * 6)]
-    found = look(users(path, [*records, {"text": "x"}, {"text": "y", "patient": None}]), user_plan(make_plan))
-    assert not_ok(found) == {"records records without user": "warning"}
-    assert found["records", "users"].text == (
+    findings = run_checks(
+        users(path, [*records, {"text": "x"}, {"text": "y", "patient": None}]), user_plan(make_plan)
+    )
+    assert problems(findings) == {"records records without user": "warning"}
+    assert findings["records", "users"].text == (
         "11 records of 3 users (2 belong to no user); a user has 2 records (median), 6 at most"
     )
-    assert found["records", "records without user"].text.startswith("2 of 11 records have no 'patient'")
-    assert "all 9 records can be trained on" in found["records", "examples"].text
-    assert "1 of 3 users have more, 0 none" in found["records", "plan's records per user"].text
+    assert findings["records", "records without user"].text.startswith("2 of 11 records have no 'patient'")
+    assert "all 9 records can be trained on" in findings["records", "examples"].text
+    assert "1 of 3 users have more, 0 have no usable record" in findings["records", "plan's records per user"].text
 
 
 def test_a_misspelt_user_field_is_wrong(path: Path, make_plan: MakePlan) -> None:
     path = users(path, [{"text": "parcel", "patient": n % 3} for n in range(9)], "pateint")
-    found = look(path, user_plan(make_plan))
-    assert not_ok(found)["records users"] == "wrong"
-    assert "'pateint': none of the 9 records has such a field" in found["records", "users"].text
+    findings = run_checks(path, user_plan(make_plan))
+    assert problems(findings)["records users"] == "wrong"
+    assert "'pateint': none of the 9 records has such a field" in findings["records", "users"].text
 
 
 def test_a_user_field_that_names_records_is_noticed(path: Path) -> None:
-    found = look(users(path, [{"text": "parcel", "id": n} for n in range(3)], "id"))
-    assert not_ok(found) == {"records records per user": "warning"}
+    findings = run_checks(users(path, [{"text": "parcel", "id": n} for n in range(3)], "id"))
+    assert problems(findings) == {"records records per user": "warning"}
 
 
 def test_the_tokens_of_a_step_are_counted_as_training_fills_its_micro_batches(
@@ -143,11 +145,11 @@ def test_the_tokens_of_a_step_are_counted_as_training_fills_its_micro_batches(
     """By hand, where all are drawn: 100 // 16 = 6 rows, 100 // 32 = 3, 100 // 112 is 0, and so 1 row."""
     change(path, data={"public_size": 8}, vault={"max_tokens": 100})
     units = [(Example((1,) * length, (1,) * length),) for length in (2, 15, 16, 20, 31, 17, 100)] + [()]
-    tokens = tokens_of_a_step(Organization.read(path), make_plan(), units, numbers=2**25)
-    # Gradients so large that a group has the rows of its shortest: 2 and 15 with 16, 20, 31, 17; then 100 alone.
+    tokens = tokens_per_step(Organization.read(path), make_plan(), units, parameters=2**25)
+    # With gradients so large, a group has the rows of its shortest: 2 and 15 with 16, 20, 31, 17; then 100 alone.
     assert tokens == 6 * 16 + 2 * 3 * 32 + 112
-    # At half the rate about half of many short ones are drawn: of 1000, 500 ± 16, six in a micro-batch.
-    tokens = tokens_of_a_step(Organization.read(path), make_plan(training={"batch_size": 4}), units[:1] * 1000, 1)
+    # At half the rate about half of the units are drawn: of 1000, 500 ± 16, six in a micro-batch.
+    tokens = tokens_per_step(Organization.read(path), make_plan(training={"batch_size": 4}), units[:1] * 1000, 1)
     assert 430 / 6 * 96 < tokens < 570 / 6 * 96
 
 
@@ -156,7 +158,7 @@ def test_of_a_user_no_more_records_are_counted_than_the_plan_uses(path: Path, ma
     organization = Organization.read(change(path, data={"public_size": 2}, vault={"max_tokens": 16}))
     one = Example((1, 2), (1, 2))
     # Users of one and of six records, of which two are used: three micro-batches of one row.
-    assert tokens_of_a_step(organization, user_plan(make_plan), [(one,), (one,) * 6], 1) == 3 * 16
+    assert tokens_per_step(organization, user_plan(make_plan), [(one,), (one,) * 6], 1) == 3 * 16
 
 
 # Base models
@@ -188,9 +190,9 @@ def empty(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "message"),
     [
-        (pickled, "pickled (pytorch_model.bin), and to read those can run code; it should hold .safetensors"),
+        (pickled, "pickled (pytorch_model.bin), and unpickling can run code; it should contain .safetensors"),
         (cut_short, "cannot be read as safetensors"),
         (unknown, "nothing-known"),
         (without_tokenizer, "tokenizer"),
@@ -199,73 +201,73 @@ def empty(folder: Path) -> None:
     ],
 )
 def test_a_base_model_that_cannot_be_used_is_wrong(
-    path: Path, tiny_base: Path, tmp_path: Path, spoil: Callable[[Path], None], said: str
+    path: Path, tiny_base: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     shutil.copytree(tiny_base, tmp_path / "base")
-    spoil(tmp_path / "base")
-    found = look(change(path, models={"other": str(tmp_path / "base")}))
-    assert not_ok(found) == {"model other": "wrong"}
-    assert said in found["model", "other"].text
-    assert found["model", str(tiny_base)].state == "ok"
+    damage(tmp_path / "base")
+    findings = run_checks(change(path, models={"other": str(tmp_path / "base")}))
+    assert problems(findings) == {"model other": "wrong"}
+    assert message in findings["model", "other"].text
+    assert findings["model", str(tiny_base)].state == "ok"
 
 
 def test_a_plan_whose_model_is_not_listed_is_wrong(path: Path, make_plan: MakePlan) -> None:
-    found = look(path, make_plan(model={"base": "another/model"}))
-    assert not_ok(found) == {"model another/model": "wrong", "plan policy": "wrong"}
-    assert "is not listed in [models], which has: " in found["model", "another/model"].text
+    findings = run_checks(path, make_plan(model={"base": "another/model"}))
+    assert problems(findings) == {"model another/model": "wrong", "plan policy": "wrong"}
+    assert "is not listed in [models], which has: " in findings["model", "another/model"].text
 
 
 # Device
 
 
 def test_a_device_that_is_not_there_is_wrong(path: Path, make_plan: MakePlan) -> None:
-    found = look(change(path, vault={"device": "cuda:7"}), make_plan())
-    assert not_ok(found) == {"device device": "wrong"}
-    assert "vault.device = 'cuda:7'" in found["device", "device"].text
+    findings = run_checks(change(path, vault={"device": "cuda:7"}), make_plan())
+    assert problems(findings) == {"device device": "wrong"}
+    assert "vault.device = 'cuda:7'" in findings["device", "device"].text
 
 
 def test_a_plan_that_the_model_cannot_take_is_wrong(path: Path, make_plan: MakePlan) -> None:
-    found = look(path, make_plan(task={"max_length": 500}))
-    assert not_ok(found) == {"device plan": "wrong"}
-    assert "the base model has 64 positions" in found["device", "plan"].text
+    findings = run_checks(path, make_plan(task={"max_length": 500}))
+    assert problems(findings) == {"device plan": "wrong"}
+    assert "the base model has 64 positions" in findings["device", "plan"].text
 
 
 def test_the_micro_batch_that_is_tried_is_the_one_that_training_makes(path: Path, make_plan: MakePlan) -> None:
     shapes = []
-    once = PerExampleGradients.of
+    original = PerExampleGradients.of
 
-    def watched(self: Any, task: Any, batch: Any) -> Any:
+    def recorded(self: Any, task: Any, batch: Any) -> Any:
         shapes.append((len(batch.examples), batch.rows, batch.length))
-        return once(self, task, batch)
+        return original(self, task, batch)
 
-    PerExampleGradients.of = watched  # type: ignore[method-assign]
+    PerExampleGradients.of = recorded  # type: ignore[method-assign]
     try:
-        found = look(change(path, vault={"max_tokens": 200}), make_plan())
+        findings = run_checks(change(path, vault={"max_tokens": 200}), make_plan())
     finally:
-        PerExampleGradients.of = once  # type: ignore[method-assign]
-    # 32 tokens and at least one of padding are 48 positions; 200 // 48 = 4. Two verifications come first.
+        PerExampleGradients.of = original  # type: ignore[method-assign]
+    # 32 tokens and at least one of padding are padded to 48; 200 // 48 = 4. Two verifications come first.
     assert shapes[2:] == [(4, 4, 48)] * 2
-    assert "a micro-batch of 4 × 48 tokens" in found["device", "memory"].text
+    assert "a micro-batch of 4 × 48 tokens" in findings["device", "memory"].text
 
 
 def test_a_round_that_takes_longer_than_the_plan_waits_is_noticed(path: Path, make_plan: MakePlan) -> None:
-    found = look(path, make_plan(federation={"round_timeout": 1e-4}))
-    assert not_ok(found) == {"device time": "warning"}
-    assert "the plan waits for 0.0001 s" in found["device", "time"].text
+    findings = run_checks(path, make_plan(federation={"round_timeout": 1e-4}))
+    assert problems(findings) == {"device time": "warning"}
+    assert "the plan's round_timeout is 0.0001 s" in findings["device", "time"].text
 
 
 def test_training_that_would_not_train_is_wrong(
     path: Path, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once = PerExampleGradients.of
+    original = PerExampleGradients.of
 
     def doubled(self: Any, task: Any, batch: Any) -> Any:
-        return {name: 2 * gradient for name, gradient in once(self, task, batch).items()}
+        return {name: 2 * gradient for name, gradient in original(self, task, batch).items()}
 
     monkeypatch.setattr(PerExampleGradients, "of", doubled)
-    found = look(path, make_plan())
-    assert not_ok(found) == {"device training": "wrong"}
-    assert "differs from a plain loop's" in found["device", "training"].text
+    findings = run_checks(path, make_plan())
+    assert problems(findings) == {"device training": "wrong"}
+    assert "differs from a plain loop's" in findings["device", "training"].text
 
 
 def test_a_plan_that_does_not_fit_into_memory_is_wrong_and_what_to_lower_is_said(
@@ -275,15 +277,15 @@ def test_a_plan_that_does_not_fit_into_memory_is_wrong_and_what_to_lower_is_said
     change(path, vault={"max_tokens": 500_000})
     command = [sys.executable, "-m", "sotto", "client", "check", path, "--plan", plan, "--json"]
     printed, errors = path.parent / "printed", path.parent / "errors"
-    with printed.open("wb") as output, errors.open("wb") as trouble:
-        checking = start(command, cwd=path.parent, output=output, errors=trouble)
-        # Long before it comes to the device.
+    with printed.open("wb") as output, errors.open("wb") as error_output:
+        checking = start(command, cwd=path.parent, output=output, errors=error_output)
+        # Set long before the process reaches the check of the device.
         resource.prlimit(checking.pid, resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
     assert (checking.wait(LONG), errors.read_text()) == (1, "")
     wrong = [one for one in json.loads(printed.read_text())["checks"] if one["state"] != "ok"]
     assert [(one["group"], one["name"], one["state"]) for one in wrong] == [("device", "plan", "wrong")]
-    assert wrong[0]["text"].startswith("out of memory, where ")
-    assert wrong[0]["text"].endswith("set vault.max_tokens = 500000 lower, 48 at least")
+    assert wrong[0]["text"].startswith("out of memory, with ")
+    assert wrong[0]["text"].endswith("set vault.max_tokens = 500000 lower, but at least 48")
 
 
 def test_on_a_gpu_nothing_is_tried_beside_a_running_vault(path: Path) -> None:

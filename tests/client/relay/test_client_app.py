@@ -1,4 +1,4 @@
-"""The relay as Flower calls it: a message in, the vault's answer out, and no text of an error."""
+"""The relay as Flower calls it: it replies with the vault's answer, and never with the text of an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.conftest import MakePlan
 SECRET = "record 4711"
 
 
-# Outside a Flower process nobody has said which task this is; a message cannot be made without.
+# Outside a Flower process these ids are not set, and a Message cannot be created without them.
 TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
 
@@ -41,7 +41,7 @@ Ask = Callable[[Message], RecordDict]
 
 @pytest.fixture(params=["directly", "as a ClientApp over a socket"])
 def asking(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[Participant], Ask]]:
-    """Two ways to ask a participant: through `answer` alone, and as Flower does, with a vault behind a socket."""
+    """Two ways to ask a participant: by calling `answer`, and as Flower does, with a vault behind a socket."""
     servers: list[Any] = []
 
     def make(participant: Participant) -> Ask:
@@ -62,15 +62,19 @@ def test_each_kind_of_message_gets_the_vaults_answer(
     asking: Callable[[Participant], Ask], tmp_path: Path, tiny_base: Path, make_plan: MakePlan
 ) -> None:
     plan = make_plan()
-    itself = open_vault(write_organization(tmp_path / "itself", tiny_base))
+    direct_vault = open_vault(write_organization(tmp_path / "direct_vault", tiny_base))
     ask = asking(open_vault(write_organization(tmp_path / "st-mary", tiny_base)))
     described = ask(message(codec.DESCRIBE, codec.pack_query()))
-    assert codec.unpack_description(described) == itself.describe()
+    assert codec.unpack_description(described) == direct_vault.describe()
     released = ask(message(codec.TRAIN, codec.pack_train(request_for(plan))))
-    assert codec.unpack_release(released).update == itself.train(request_for(plan)).update
+    assert codec.unpack_release(released).update == direct_vault.train(request_for(plan)).update
     stated = ask(message(codec.STATEMENT, codec.pack_query("test-run")))
-    said, expected = codec.unpack_statement(stated), itself.statement("test-run")
-    assert (said.run, said.mechanisms, said.lifetime) == (expected.run, expected.mechanisms, expected.lifetime)
+    received, expected = codec.unpack_statement(stated), direct_vault.statement("test-run")
+    assert (received.run, received.mechanisms, received.lifetime) == (
+        expected.run,
+        expected.mechanisms,
+        expected.lifetime,
+    )
     with pytest.raises(Refused, match="malformed-request: run never was never reserved here"):
         codec.unpack_statement(ask(message(codec.STATEMENT, codec.pack_query("never"))))
     conflicting = dataclasses.replace(request_for(plan), adapter=b"x")
@@ -177,9 +181,9 @@ def test_whatever_a_message_says_of_its_time_it_is_answered(field: str, value: f
 def test_a_vault_that_is_away_is_a_refusal_in_time(
     ttl: float, patience: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However little is left of the message's time, the coordinator hears why nothing comes."""
+    """However little time a message has left, the coordinator receives the reason for the failure."""
     monkeypatch.setattr(client_app, "_PATIENCE_SECONDS", patience)
     asked = message(codec.DESCRIBE, codec.pack_query(), ttl=ttl)
     reply = app(message=asked, context=context(socket=str(tmp_path / "vault.sock")))
-    with pytest.raises(Refused, match=r"vault-unavailable: the vault was away for [0-9] seconds"):
+    with pytest.raises(Refused, match=r"vault-unavailable: the vault was unavailable for [0-9] seconds"):
         codec.unpack_description(reply.content)

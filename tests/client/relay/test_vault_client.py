@@ -1,4 +1,4 @@
-"""A vault that is away: it is waited for, and not for ever."""
+"""The client of the vault waits for an unavailable vault, but not for ever."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from tests.client.vaults import Echo, request_for, served
 from tests.conftest import MakePlan
 from tests.waiting import LONG
 
-QUESTIONS: dict[str, Callable[[RemoteVault, MakePlan], object]] = {
+CALLS: dict[str, Callable[[RemoteVault, MakePlan], object]] = {
     "describe": lambda vault, _: vault.describe(),
     "train": lambda vault, make_plan: vault.train(request_for(make_plan())),
     "statement": lambda vault, _: vault.statement("run"),
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("method", CALLS)
 @pytest.mark.parametrize("patience", [0.0, 0.7])
 def test_a_vault_that_never_comes_is_unavailable_when_patience_ends(
-    question: str, patience: float, tmp_path: Path, make_plan: MakePlan
+    method: str, patience: float, tmp_path: Path, make_plan: MakePlan
 ) -> None:
     request_for(make_plan())
-    began = time.monotonic()
+    started = time.monotonic()
     with RemoteVault(tmp_path / "vault.sock", LONG, patience) as vault, pytest.raises(Refused) as caught:
-        QUESTIONS[question](vault, make_plan)
+        CALLS[method](vault, make_plan)
     assert caught.value.code == "vault-unavailable"
-    assert "the vault was away for" in caught.value.detail
-    assert time.monotonic() - began >= patience
+    assert "the vault was unavailable for" in caught.value.detail
+    assert time.monotonic() - started >= patience
 
 
 def test_the_deadline_ends_the_longest_patience(tmp_path: Path) -> None:
@@ -45,16 +45,16 @@ def test_the_deadline_ends_the_longest_patience(tmp_path: Path) -> None:
 
 
 def test_a_program_that_accepts_and_says_nothing_is_no_vault(tmp_path: Path, make_plan: MakePlan) -> None:
-    """A stopped vault's socket is like that too: patience must end although each attempt takes long."""
+    """As with a suspended vault: patience must end although each attempt takes long."""
     with sockets.socket(sockets.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "vault.sock"))
         silent.listen(64)
         with RemoteVault(tmp_path / "vault.sock", 12.0, 3.0) as vault, pytest.raises(Refused) as caught:
             vault.train(request_for(make_plan()))
     assert caught.value.code == "vault-unavailable"
-    away = re.fullmatch(r"the vault was away for (\d+) seconds", caught.value.detail)
-    assert away is not None
-    assert int(away[1]) >= 3
+    unavailable = re.fullmatch(r"the vault was unavailable for (\d+) seconds", caught.value.detail)
+    assert unavailable is not None
+    assert int(unavailable[1]) >= 3
 
 
 def test_a_vault_that_comes_later_is_waited_for(tmp_path: Path, make_plan: MakePlan) -> None:

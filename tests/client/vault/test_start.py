@@ -23,7 +23,9 @@ import sotto
 from client.channel.framing import grpc_address
 from client.relay.vault_client import RemoteVault
 from client.vault.ledger.ledger import Ledger
-from common.errors import Refused
+from client.vault.policy.organization import Organization
+from client.vault.start import check_count
+from common.errors import InputError, Refused
 from common.keys.statement_key import StatementKey
 from common.plan.plan import Plan
 from common.protocol.protocol import Description
@@ -117,7 +119,7 @@ def test_a_vault_answers_refuses_a_second_one_and_ends_at_control_c(
             assert code == 2
             (line,) = errors.splitlines()
             assert line.startswith(f"error: {key} = ")
-            assert line.endswith(f"another vault, process {vault.process.pid}, holds it")
+            assert line.endswith(f"in use by another vault, process {vault.process.pid}")
         with remote(organization) as asked:
             assert asked.describe() == ST_MARY
             assert asked.train(request_for(make_plan())).update
@@ -139,7 +141,7 @@ def test_a_vault_that_is_told_to_end_does_not_wait_for_its_training(
             answer.result(LONG)
     assert code == 0
     (line,) = errors.splitlines()
-    assert line.endswith("a training is cut off; it was charged already and is made again when it is asked for")
+    assert line.endswith("training is interrupted; it is already charged, and is repeated at the next request")
     assert gone(organization)
     assert rounds(organization) == []
 
@@ -211,11 +213,14 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "device without a library": (section('device = "hpu"'), "vault.device = 'hpu': it should be a device"),
     "unknown group": (section('group = "no-such-group"'), "vault.group = 'no-such-group': the system has no such"),
     "path too long": (section(f'socket = "{"x" * 108}"'), "bytes; the system allows 107"),
-    "path with a comma": (section('socket = "a,b.sock"'), "the path of a socket cannot have a comma"),
-    "socket is a file": (lambda path: (path.parent / "vault.sock").touch(), "is a file; it should be a new path"),
+    "path with a comma": (section('socket = "a,b.sock"'), "the path of a socket cannot contain a comma"),
+    "socket is a file": (
+        lambda path: (path.parent / "vault.sock").touch(),
+        "exists and is not a socket; it should be a new path",
+    ),
     "socket in a file": (section('socket = "records.jsonl/vault.sock"'), "vault.socket = "),
     "links in a circle": (lambda path: (path.parent / "vault.sock").symlink_to("vault.sock"), "vault.socket = "),
-    "ledger of another": (other_ledger, "a ledger with organization = 'another'; 'st-mary' was expected"),
+    "ledger of another": (other_ledger, "the ledger has organization = 'another'; it should be 'st-mary'"),
     "ledger is a file": (
         lambda path: (path.parent / "ledger.db").write_text("mine" * 300),
         "cannot be used as a ledger",
@@ -276,3 +281,14 @@ def test_the_vault_knows_no_flower_and_the_relay_no_torch(modules: str, found: l
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert ended.stdout.strip() == str(found)
+
+
+def test_more_units_than_an_exact_sum_can_hold_are_refused(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.vault.start.MOST_UNITS", 3)
+    organization = Organization.read(write_organization(tmp_path, tiny_base))
+    records: list[dict[str, object]] = [{"text": "a"}] * 3
+    check_count(records, organization)
+    with pytest.raises(InputError, match=r"4 examples; a vault takes at most 3$"):
+        check_count([*records, {"text": "a"}], organization)

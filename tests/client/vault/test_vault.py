@@ -162,8 +162,8 @@ def test_a_record_that_cannot_contribute_changes_nothing_but_the_draws(make_benc
                 def uniforms(self, count: int) -> Any:
                     return np.full(count, 0.5)
 
-                def gaussians(self, count: int) -> Any:
-                    return stream.gaussians(count)
+                def bytes(self, size: int) -> bytes:
+                    return stream.bytes(size)
 
             return Aligned()
 
@@ -182,9 +182,6 @@ def test_records_are_drawn_at_the_public_rate_not_the_true_one(make_bench: MakeB
     class Quarter(Keystream):
         def uniforms(self, count: int) -> Any:
             return np.full(count, 0.25)
-
-        def gaussians(self, count: int) -> Any:
-            return Keystream(bytes(32)).gaussians(count)
 
     class Quarters:
         def stream(self, organization: str, run: str, round_number: int) -> Keystream:

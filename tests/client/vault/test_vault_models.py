@@ -64,10 +64,10 @@ def test_an_organization_of_a_smaller_rank_trains_and_releases_at_its_own(make_b
     assert bench.vault.describe().max_rank == 1
     whole = bench.model.trained_shapes
     own = adapter.at_rank(whole, 1)
-    start = adapter.to_bytes(adapter.cut(adapter.initial(whole, 0), 1))
+    start = adapter.to_bytes(adapter.truncate_rank(adapter.initial(whole, 0), 1))
     update = bench.vault.train(dataclasses.replace(bench.request(), adapter=start)).update
     assert all(tensor.any() for name, tensor in adapter.from_bytes(update, own).items() if ".lora_B." in name)
-    with pytest.raises(Refused, match=r"malformed-request: .*\d+ bytes of tensors were due"):
+    with pytest.raises(Refused, match=r"malformed-request: .*\d+ bytes of tensors were expected"):
         bench.vault.train(bench.request(2))
     assert bench.ledger.settled_rounds("test-run") == [1]
 

@@ -11,11 +11,11 @@ import pytest
 
 from client.vault.ledger.ledger import Ledger
 from client.vault.policy.organization import Organization
-from client.vault.start import held_records
+from client.vault.start import record_summary
 from client.vault.training.entropy import Entropy, Keystream
 from common.errors import InputError, Refused
 from common.privacy.accounting import epsilon
-from common.protocol.report import guarantee
+from common.report.report import guarantee
 from common.settings import validate
 from tests.client.vault.bench import Bench, MakeBench, Records, open_bench
 from tests.conftest import MakePlan
@@ -98,14 +98,14 @@ def test_a_refusal_is_the_same_whoever_the_users_are(
 
 def test_an_organization_of_records_refuses_a_plan_for_users(make_bench: MakeBench) -> None:
     bench = make_bench(unit="example")
-    with pytest.raises(Refused, match=r"privacy.unit = 'user'; it is 'example' here, for ever"):
+    with pytest.raises(Refused, match=r"privacy.unit = 'user'; the organization's unit is 'example', for ever"):
         bench.vault.train(bench.request())
     assert bench.ledger.spent() == []
 
 
 def test_a_ledger_of_records_never_serves_users(make_bench: MakeBench, tmp_path: Path) -> None:
     Ledger(tmp_path / "ledger.db", "st-mary", "example").close()
-    with pytest.raises(InputError, match="unit = 'example'; 'user' was expected"):
+    with pytest.raises(InputError, match="unit = 'example'; it should be 'user'"):
         Ledger(tmp_path / "ledger.db", "st-mary", "user")
 
 
@@ -151,9 +151,6 @@ def test_users_are_drawn_at_the_public_rate_not_the_true_one(make_bench: MakeBen
         def uniforms(self, count: int) -> Any:
             return np.full(count, uniform)
 
-        def gaussians(self, count: int) -> Any:
-            return Keystream(bytes(32)).gaussians(count)
-
     class Same:
         def stream(self, organization: str, run: str, round_number: int) -> Keystream:
             return Constant(bytes(32))
@@ -179,7 +176,7 @@ def test_the_operator_is_told_of_users_and_of_a_field_that_no_record_has(make_be
         data = {"train": "r.jsonl", "public_size": 40, "unit": "user" if field else "example", "user_field": field}
         policy = {"max_epsilon": 20.0, "max_epsilon_per_run": 8.0, "max_delta": 5e-3}
         values = {"name": "st-mary", "data": data, "models": {"base": "base"}, "policy": policy}
-        return held_records([*RECORDS, {"text": "lost"}], validate(values, Organization, "test"))
+        return record_summary([*RECORDS, {"text": "lost"}], validate(values, Organization, "test"))
 
     assert held(None) == "91 records"
     assert held("patient") == "91 records of 30 users (1 belong to no user)"

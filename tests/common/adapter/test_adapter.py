@@ -1,4 +1,4 @@
-"""The adapter's bytes: exact, of public size, and refused when anything in them is not as it should be."""
+"""The adapter's bytes: exact, of public size, and refused if anything in them is invalid."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 from scipy import stats
 
-from common.adapter.adapter import Adapter, AdapterError, from_bytes, initial, subtract, to_bytes, trained
+from common.adapter.adapter import Adapter, AdapterError, from_bytes, initial, subtract, to_bytes, trainable_shapes
 
 A, B = "model.layers.0.q_proj.lora_A.weight", "model.layers.0.q_proj.lora_B.weight"
 SHAPES = {A: (2, 6), B: (4, 2)}
-# A number that would be seen in a text.
+# A number that is recognizable in a message.
 MARK = np.float32(0.78539816)
 
 
@@ -64,7 +64,7 @@ def test_bytes_hold_every_value_exactly(values: list[float]) -> None:
             assert read[name].tobytes() == tensor.tobytes()
 
 
-def test_equal_adapters_have_equal_bytes_however_they_were_made() -> None:
+def test_equal_adapters_have_equal_bytes() -> None:
     one = initial(SHAPES, 0)
     other = {name: np.asfortranarray(one[name]) for name in sorted(one, reverse=True)}
     assert to_bytes(other) == to_bytes(one)
@@ -78,15 +78,15 @@ def test_the_size_depends_on_the_shapes_alone() -> None:
     assert sizes == {len(to_bytes(initial(SHAPES, 3)))}
 
 
-def test_a_container_by_hand_is_read() -> None:
+def test_a_container_written_by_hand_is_read() -> None:
     assert all((tensor == MARK).all() for tensor in from_bytes(container(HEADER, PAYLOAD), SHAPES).values())
 
 
-# What is refused
+# Refusals
 
 
 def test_a_missing_tensor_is_named() -> None:
-    # The tensor that is there has as many bytes as both should have together.
+    # The remaining tensor has as many bytes as both should have together.
     assert A in refusal(save({B: np.full(20, MARK, np.float32)}))
     assert "bytes" in refusal(save({B: marked()[B]}))
 
@@ -120,11 +120,11 @@ def test_a_value_that_is_not_finite_is_refused(name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 3, 8, 20, 100, -1])
-def test_bytes_that_were_cut_off_are_refused(cut: int) -> None:
+def test_truncated_bytes_are_refused(cut: int) -> None:
     assert refusal(to_bytes(marked())[:cut])
 
 
-def test_bytes_behind_the_end_are_refused() -> None:
+def test_trailing_bytes_are_refused() -> None:
     assert refusal(to_bytes(marked()) + b"\x00")
 
 
@@ -156,13 +156,13 @@ def test_a_header_that_does_not_describe_the_tensors_is_refused(header: Any) -> 
     assert refusal(container(header, PAYLOAD))
 
 
-def test_a_dtype_of_any_length_is_not_repeated_whole() -> None:
+def test_a_long_dtype_is_truncated_in_the_message() -> None:
     assert len(refusal(container({**HEADER, B: entry([4, 2], 48, 80, "X" * 100_000)}, PAYLOAD))) < 2000
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=400) | st.binary(min_size=4, max_size=60).map(lambda head: container(head, PAYLOAD)))
-def test_random_bytes_raise_nothing_but_an_adapter_error(data: bytes) -> None:
+def test_random_bytes_raise_only_an_adapter_error(data: bytes) -> None:
     with pytest.raises(AdapterError):
         from_bytes(data, SHAPES)
 
@@ -206,7 +206,7 @@ def test_a_depends_on_the_seed_and_on_the_name_alone() -> None:
 
 
 def test_the_first_values_of_a_are_the_same_in_every_version() -> None:
-    # Organizations whose versions drew another A would average products of different matrices, unnoticed.
+    # If versions initialized A differently, products of different matrices would be averaged, unnoticed.
     start = initial({A: (2, 4)}, 0)
     assert start[A].tolist() == [
         [-0.13320595026016235, -0.41606655716896057, 0.21599134802818298, 0.16266298294067383],
@@ -215,8 +215,8 @@ def test_the_first_values_of_a_are_the_same_in_every_version() -> None:
 
 
 def test_ffa_trains_b_alone_and_the_others_train_both() -> None:
-    assert trained(SHAPES, "ffa") == {B: (4, 2)}
-    assert trained(SHAPES, "fedavg") == SHAPES
+    assert trainable_shapes(SHAPES, "ffa") == {B: (4, 2)}
+    assert trainable_shapes(SHAPES, "fedavg") == SHAPES
 
 
 def test_subtraction_is_left_minus_right() -> None:

@@ -1,4 +1,4 @@
-"""Adapters in fewer bits as bytes: read back within a step, of public size, refused when anything is otherwise."""
+"""Adapters in fewer bits as bytes: read back within a step, of public size, and refused if invalid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def wire(adapter: Adapter, number_format: NumberFormat, seed: int = 0) -> bytes:
 
 
 def step_of(name: str, tensor: np.ndarray, number_format: str) -> np.ndarray:
-    """The largest error that a number may have, by the rule in words."""
+    """The largest allowed error of a number, computed independently."""
     if number_format == "float32":
         return np.zeros(tensor.shape)
     if number_format == "bfloat16":
@@ -49,9 +49,7 @@ def step_of(name: str, tensor: np.ndarray, number_format: str) -> np.ndarray:
 
 @settings(deadline=None, max_examples=100)
 @given(arrays.arrays(np.float32, NUMBERS, elements=finite), st.sampled_from(FORMATS), st.integers(0, 99))
-def test_what_is_read_is_within_a_step_of_what_was_sent(
-    numbers: np.ndarray, form: NumberFormat, seed: int
-) -> None:
+def test_numbers_are_read_back_within_a_step(numbers: np.ndarray, form: NumberFormat, seed: int) -> None:
     adapter = {A: numbers[:14].reshape(2, 7), B: numbers[14:24].reshape(5, 2), BIAS: numbers[24:]}
     read = from_bytes(wire(adapter, form, seed), SHAPES, form)
     assert {name: tensor.shape for name, tensor in read.items()} == SHAPES
@@ -64,7 +62,7 @@ def test_what_is_read_is_within_a_step_of_what_was_sent(
 @settings(deadline=None, max_examples=100)
 @given(arrays.arrays(np.float32, NUMBERS, elements=st.floats(width=32)), st.sampled_from(FEWER))
 def test_the_size_and_the_header_depend_on_names_and_shapes_alone(numbers: np.ndarray, form: NumberFormat) -> None:
-    """Whatever the numbers are, zero or huge or none at all."""
+    """For any numbers: zero, huge or NaN."""
     data = wire({A: numbers[:14].reshape(2, 7), B: numbers[14:24].reshape(5, 2), BIAS: numbers[24:]}, form)
     other = wire(random(), form, 1)
     header = 8 + int.from_bytes(other[:8], "little")
@@ -75,7 +73,7 @@ def test_the_size_and_the_header_depend_on_names_and_shapes_alone(numbers: np.nd
             from_bytes(data, SHAPES, form)
 
 
-def test_float32_is_what_it_was() -> None:
+def test_float32_is_unchanged() -> None:
     assert wire(random(), "float32") == to_bytes(random())
 
 
@@ -110,7 +108,7 @@ def test_an_independent_reader_of_safetensors_finds_the_parts(form: NumberFormat
     assert not numbers[27:].any()
 
 
-# What is refused
+# Refusals
 
 
 def refusal(data: bytes, form: NumberFormat, shapes: dict[str, tuple[int, ...]] = SHAPES) -> str:
@@ -143,19 +141,19 @@ def test_other_names_shapes_sizes_are_refused(form: NumberFormat) -> None:
 
 
 def changed(data: bytes, place: int, new: bytes) -> bytes:
-    """The bytes with others written at a place behind the header."""
+    """The bytes with a change at an offset after the header."""
     start = 8 + int.from_bytes(data[:8], "little") + place
     return data[:start] + new + data[start + len(new) :]
 
 
 @pytest.mark.parametrize("form", ["int8", "int4"])
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, -1.0, -1e-45, 3.4e38])
-def test_a_scale_that_is_none_is_refused(form: NumberFormat, scale: float) -> None:
+def test_an_invalid_scale_is_refused(form: NumberFormat, scale: float) -> None:
     data = wire({name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}, form)
     assert refusal(changed(data, 0, np.float32(scale).tobytes()), form)
 
 
-def test_steps_that_no_rounding_gives_are_refused() -> None:
+def test_steps_out_of_range_are_refused() -> None:
     zeros = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
     assert "±127" in refusal(changed(wire(zeros, "int8"), 4 * CHANNELS, b"\x80"), "int8")
     assert "±7" in refusal(changed(wire(zeros, "int4"), 4 * CHANNELS, b"\x08"), "int4")
@@ -169,7 +167,7 @@ def test_a_bfloat16_that_is_not_finite_is_refused(bits: int) -> None:
 
 
 @pytest.mark.parametrize("form", FEWER)
-def test_a_header_of_the_same_meaning_in_another_spelling_is_refused(form: NumberFormat) -> None:
+def test_an_equivalent_header_that_is_not_canonical_is_refused(form: NumberFormat) -> None:
     data = wire(random(), form)
     length = int.from_bytes(data[:8], "little")
     header: Any = json.loads(data[8 : 8 + length])

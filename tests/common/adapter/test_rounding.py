@@ -1,4 +1,4 @@
-"""Numbers in fewer bits: right on average, never wrong by more than a step, and of a size that is public."""
+"""Numbers in fewer bits: unbiased, with an error of at most one step, and of public size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ tensors = arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, max_dims=3, 
 
 
 class Fixed:
-    """The same number for every draw."""
+    """Returns the same number for every draw."""
 
     def __init__(self, number: float) -> None:
         self._number = number
@@ -39,7 +39,7 @@ class Fixed:
 
 
 def channel_of(shape: tuple[int, ...], place: tuple[int, ...]) -> int:
-    """Which channel a number belongs to, by the rule in words: along the longer side of a matrix."""
+    """The channel of a number, computed independently: along the longer side of a matrix."""
     if len(shape) < 2:
         return 0
     behind = math.prod(shape[1:])
@@ -74,9 +74,7 @@ def test_a_channel_is_a_row_of_a_and_a_column_of_b() -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(tensors, st.sampled_from(LEVELS), st.floats(0, 1))
-def test_no_number_is_wrong_by_more_than_one_step_of_its_channels_scale(
-    tensor: np.ndarray, levels: int, draw: float
-) -> None:
+def test_the_error_is_at_most_one_step_of_the_channels_scale(tensor: np.ndarray, levels: int, draw: float) -> None:
     steps, scales = quantize(tensor, levels, Fixed(draw))
     read = dequantize(steps, scales, tensor.shape)
     assert read.shape == tensor.shape
@@ -85,7 +83,7 @@ def test_no_number_is_wrong_by_more_than_one_step_of_its_channels_scale(
     assert np.abs(steps).max(initial=0) <= levels
     for place in np.ndindex(tensor.shape):
         scale = float(scales[channel_of(tensor.shape, place)])
-        # A step, and what float32 takes from a product.
+        # A step, plus the rounding error of a product in float32.
         bound = scale * (1 + 1e-6) + abs(float(tensor[place])) * 2**-23
         assert abs(float(read[place]) - float(tensor[place])) <= bound
         if tensor[place] == 0:
@@ -103,7 +101,7 @@ def test_a_scale_is_the_least_whose_steps_reach_the_largest_number(tensor: np.nd
     for scale, most in zip(scales, largest, strict=True):
         below = float(np.nextafter(scale, np.float32(-1))) if scale else -1.0
         assert below * levels < most or most == 0 == scale
-        # Where the scale itself must stay within float32, it may be too small by one part in eight million.
+        # A scale at the limit of float32 may be too small by one part in eight million.
         assert float(scale) * levels * (1 + 2**-22) >= most
         assert np.isfinite(np.float32(scale) * np.float32(levels))
 
@@ -120,8 +118,8 @@ def test_the_ends_of_float32_stay_finite_and_near(value: float, levels: int, dra
 
 
 @pytest.mark.parametrize("levels", LEVELS)
-def test_rounding_is_right_on_average(levels: int) -> None:
-    """Of 4,000 draws the mean is within five of its standard deviations, each at most half a step / √4000."""
+def test_rounding_is_unbiased(levels: int) -> None:
+    """The mean of 4,000 draws is within five standard deviations, each at most half a step / √4000."""
     tensor = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
     rounding = PublicUniforms("test", levels)
     draws = 4000
@@ -131,15 +129,15 @@ def test_rounding_is_right_on_average(levels: int) -> None:
         total += dequantize(steps, scales, tensor.shape)
     bound = 5 * (scales[:, None] / 2) / math.sqrt(draws)
     assert (np.abs(total / draws - tensor) <= bound).all()
-    # Rounding to the nearest would be wrong for ever, by more than the bound for most numbers.
+    # Rounding to nearest would be biased, by more than the bound for most numbers.
     nearest = np.round(tensor / scales[:, None]) * scales[:, None]
     assert (np.abs(nearest - tensor) > bound).mean() > 0.5
 
 
 @settings(deadline=None, max_examples=60)
 @given(finite.filter(lambda value: abs(value) < 1e38), finite.filter(lambda value: abs(value) < 1e38))
-def test_the_odds_are_those_of_the_distance(value: float, largest: float) -> None:
-    """One number beside the largest of its channel: how often it goes up is how far it has come."""
+def test_the_probability_of_rounding_up_follows_the_distance(value: float, largest: float) -> None:
+    """For one number besides the largest of its channel: the frequency of rounding up equals the fraction."""
     tensor = np.array([[value, largest]], np.float32)
     for draw in np.linspace(0.01, 0.99, 9):
         steps, scales = quantize(tensor, 7, Fixed(draw))
@@ -150,7 +148,7 @@ def test_the_odds_are_those_of_the_distance(value: float, largest: float) -> Non
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_number_that_is_not_finite_makes_its_own_channel_so(value: float) -> None:
+def test_a_number_that_is_not_finite_affects_only_its_channel(value: float) -> None:
     tensor = np.array([[1.0, value, 2.0], [3.0, 4.0, 5.0]], np.float32)
     read = dequantize(*quantize(tensor, 127, Fixed(0.5)), tensor.shape)
     assert np.isnan(read[0]).all()
@@ -194,7 +192,7 @@ def test_a_bfloat16_is_one_of_the_two_neighbours_by_the_odds(numbers: np.ndarray
         assert math.copysign(1, got) == math.copysign(1, number)
 
 
-def test_bfloat16_is_right_on_average() -> None:
+def test_bfloat16_is_unbiased() -> None:
     numbers = np.random.default_rng(1).normal(size=200).astype(np.float32)
     rounding = PublicUniforms("test")
     draws = 4000
@@ -205,12 +203,12 @@ def test_bfloat16_is_right_on_average() -> None:
 
 @pytest.mark.parametrize("bits", [0x7F800000, 0xFF800000, 0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001])
 @pytest.mark.parametrize("draw", [0.0, 1.0])
-def test_what_is_not_finite_does_not_become_finite(bits: int, draw: float) -> None:
+def test_numbers_that_are_not_finite_stay_so(bits: int, draw: float) -> None:
     number = np.array([bits], np.uint32).view(np.float32)
     assert not np.isfinite(from_bfloat16(to_bfloat16(number, Fixed(draw)))).any()
 
 
-# Numbers that everybody may know
+# Public random numbers
 
 
 def test_public_numbers_depend_on_their_purpose_alone_and_are_the_same_in_every_version() -> None:

@@ -1,4 +1,4 @@
-"""The wire: what is packed comes back through Flower's own serialization, and nothing else gets in."""
+"""The wire: messages survive Flower's own serialization, and nothing else is accepted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ANSWERS: list[Callable[[RecordDict], Any]] = [
 
 
 def sent(content: RecordDict) -> RecordDict:
-    """The content after the bytes that Flower would send."""
+    """The content after a round trip through Flower's serialization."""
     message = recorddict_to_proto(content)
     return recorddict_from_proto(type(message).FromString(message.SerializeToString()))
 
@@ -61,11 +61,11 @@ def head(**values: Any) -> RecordDict:
 
 
 def text(values: Any) -> RecordDict:
-    """In the spelling that is sent, so that what is refused is refused for what it says."""
+    """In canonical form, so that a refusal is due to the content."""
     return head(json=json.dumps(values, sort_keys=True))
 
 
-# There and back
+# Round trips
 
 
 READ: dict[str, tuple[Callable[[], RecordDict], Callable[[RecordDict], object]]] = {
@@ -80,8 +80,8 @@ READ: dict[str, tuple[Callable[[], RecordDict], Callable[[RecordDict], object]]]
 
 
 @pytest.mark.parametrize("name", READ)
-def test_what_was_read_is_freed_at_once_and_not_when_the_collector_runs(name: str) -> None:
-    """The server reads a thousand of them in a round."""
+def test_messages_are_freed_without_the_garbage_collector(name: str) -> None:
+    """The server reads a thousand messages in a round."""
     pack, unpack = READ[name]
     gc.collect()
     gc.disable()
@@ -135,25 +135,25 @@ def test_an_adapter_comes_back_exactly() -> None:
 
 @pytest.mark.parametrize("code", sorted(REASONS))
 @pytest.mark.parametrize("unpack", ANSWERS)
-def test_a_refusal_is_raised_wherever_an_answer_was_due(unpack: Callable[[RecordDict], Any], code: str) -> None:
+def test_a_refusal_is_raised_in_place_of_any_answer(unpack: Callable[[RecordDict], Any], code: str) -> None:
     with pytest.raises(Refused) as caught:
         unpack(sent(codec.pack_refusal(Refused(code, "privacy.epsilon = 9"))))
     assert (caught.value.code, caught.value.detail) == (code, "privacy.epsilon = 9")
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize("code", ["", "Budget", "the patient's name", 7, 1.5, b"budget", ["budget"], [1]])
 @pytest.mark.parametrize("unpack", ANSWERS)
-def test_an_unknown_code_becomes_one_that_is_known(unpack: Callable[[RecordDict], Any], code: Any) -> None:
+def test_an_unknown_code_is_replaced_by_a_known_code(unpack: Callable[[RecordDict], Any], code: Any) -> None:
     with pytest.raises((Refused, MessageError)) as caught:
         unpack(head(refused=code, detail="why"))
     if isinstance(caught.value, Refused):
         assert caught.value.code == "training-failed"
 
 
-def test_the_sentence_of_a_refusal_is_cut() -> None:
+def test_the_detail_of_a_refusal_is_truncated() -> None:
     with pytest.raises(Refused) as caught:
         codec.unpack_release(head(refused="budget", detail="x" * 10_000))
     assert len(caught.value.detail) <= 500
@@ -218,7 +218,7 @@ def test_an_empty_message_is_refused(unpack: Callable[[RecordDict], Any]) -> Non
 
 @pytest.mark.parametrize("value", ["", "{", "[1]", "null", '"text"', "[" * 100_000, "9" * 5000, b"{}", 5, ["{}"]])
 @pytest.mark.parametrize("unpack", ANSWERS[1:])
-def test_what_holds_no_json_object_is_refused(unpack: Callable[[RecordDict], Any], value: Any) -> None:
+def test_content_without_a_json_object_is_refused(unpack: Callable[[RecordDict], Any], value: Any) -> None:
     with pytest.raises(MessageError):
         unpack(head(json=value))
 
@@ -240,20 +240,20 @@ def test_what_holds_no_json_object_is_refused(unpack: Callable[[RecordDict], Any
         ),
     ],
 )
-def test_what_is_no_description_is_refused(values: Any) -> None:
+def test_an_invalid_description_is_refused(values: Any) -> None:
     with pytest.raises(MessageError):
         codec.unpack_description(text(values))
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../st-mary", "/etc/passwd", "st/mary", "st-mary\n", "x" * 5000])
-def test_an_organization_whose_name_would_not_do_as_a_file_is_refused(name: str) -> None:
+def test_an_organization_name_that_is_not_a_valid_file_name_is_refused(name: str) -> None:
     with pytest.raises(MessageError):
         codec.unpack_description(text({"organization": name, "unit": "example", "public_size": 10}))
 
 
 @pytest.mark.parametrize("size", [0, -5])
 def test_a_public_size_below_one_is_refused(size: int) -> None:
-    # It is a weight of the average: a negative one would turn the others' updates around.
+    # It is a weight of the mean: a negative weight would invert the other updates.
     with pytest.raises(MessageError):
         codec.unpack_description(text({"organization": "st-mary", "unit": "example", "public_size": size}))
 

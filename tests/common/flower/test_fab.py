@@ -1,4 +1,4 @@
-"""The Flower app: the one that Sotto ships is taken; any other is refused, whatever its bytes are."""
+"""The Flower app: the bundle that Sotto ships is accepted, and any other is refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def shipped() -> bytes:
     return build_fab_from_files(APP_FILES)[0]
 
 
-def test_the_app_that_the_coordinator_ships_is_taken(shipped: bytes) -> None:
+def test_the_app_that_the_coordinator_ships_is_accepted(shipped: bytes) -> None:
     check(shipped)
     with zipfile.ZipFile(io.BytesIO(shipped)) as archive:
         assert set(archive.namelist()) == {"pyproject.toml", ".info/CONTENT"}
@@ -63,7 +63,7 @@ def test_the_app_is_the_same_bytes_each_time(shipped: bytes) -> None:
     assert build_fab_from_files(APP_FILES)[0] == shipped
 
 
-def test_an_app_packed_by_other_means_is_taken_too() -> None:
+def test_an_app_packed_by_another_tool_is_accepted() -> None:
     check(packed(*GOOD.items()))
     check(packed(*GOOD.items(), compression=zipfile.ZIP_STORED))
 
@@ -93,7 +93,7 @@ def test_an_app_with_another_file_is_refused(name: str, content: bytes) -> None:
 
 
 def test_a_name_that_ends_in_a_zero_byte_is_another_name() -> None:
-    """Python cuts a name at a zero byte; whoever unpacks the file may not."""
+    """Python truncates a name at a zero byte; other programs may not."""
     app = packed(("pyproject.tomlX.py", GOOD["pyproject.toml"])).replace(b"tomlX.py", b"toml\0.py")
     assert "1 other files" in refused(app)
 
@@ -150,13 +150,13 @@ def test_an_app_without_settings_is_refused() -> None:
 @given(st.binary(max_size=300))
 @example(b"PK\x05\x06" + bytes(18))
 @example(b"PK\x03\x04")
-def test_what_is_no_zip_is_refused(content: bytes) -> None:
+def test_bytes_that_are_not_a_zip_are_refused(content: bytes) -> None:
     refused(content)
 
 
 @given(st.data())
-def test_a_damaged_app_is_taken_only_if_it_still_says_the_same(data: st.DataObject) -> None:
-    """Whatever byte is changed: never another error, never other components."""
+def test_a_damaged_app_is_accepted_only_if_its_content_is_unchanged(data: st.DataObject) -> None:
+    """For every changed byte: no other error and no other components."""
     app = bytearray(packed(*GOOD.items()))
     for _ in range(data.draw(st.integers(1, 4))):
         app[data.draw(st.integers(0, len(app) - 1))] = data.draw(st.integers(0, 255))
@@ -193,8 +193,8 @@ def test_too_large_an_app_is_refused() -> None:
     assert "more than settings" in refused(packed(("pyproject.toml", settings)))
 
 
-def test_an_app_that_unpacks_to_more_than_it_says_is_refused() -> None:
-    """A file of nothing but zeros whose announced size is small."""
+def test_an_app_that_unpacks_to_more_than_announced_is_refused() -> None:
+    """A file of zeros with a small announced size."""
     huge = packed(("pyproject.toml", bytes(2**24)), compression=zipfile.ZIP_BZIP2)
     small = huge.replace(struct.pack("<L", 2**24), struct.pack("<L", 100))
     assert len(bz2.compress(bytes(2**24))) < 2**16

@@ -1,4 +1,4 @@
-"""Node keys: what a request proves with its headers, and what it does not."""
+"""Node keys: the headers authenticate a request's node, and only recently signed headers are accepted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY = NodeKey.generate()
 NAMES = [node_key.PUBLIC_KEY_HEADER, node_key.TIMESTAMP_HEADER, node_key.SIGNATURE_HEADER]
 
 
-def test_the_headers_are_flowers() -> None:
+def test_the_headers_have_flowers_names() -> None:
     assert NAMES == [FLEET_HTTP_PUBLIC_KEY_HEADER, TIMESTAMP_HEADER, FLEET_HTTP_SIGNATURE_HEADER]
     assert TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE == node_key.MOST_SECONDS_OLD
     assert SYSTEM_TIME_TOLERANCE == node_key.MOST_SECONDS_AHEAD
@@ -37,7 +37,7 @@ def test_the_headers_are_flowers() -> None:
     assert public_key_to_bytes(theirs) == KEY.public.pem
 
 
-def test_a_request_is_its_signers() -> None:
+def test_the_signer_of_a_request_is_identified() -> None:
     assert signer(KEY.headers()) == KEY.public
     assert signer(KEY.headers()) != NodeKey.generate().public
 
@@ -55,7 +55,7 @@ def signed_at(moment: datetime, key: ec.EllipticCurvePrivateKey) -> dict[str, st
 @pytest.mark.parametrize(
     ("seconds", "taken"), [(-290, True), (-320, False), (3, True), (20, False), (-1e9, False)]
 )
-def test_only_a_request_of_now_counts(seconds: float, taken: bool) -> None:
+def test_only_a_recent_request_is_accepted(seconds: float, taken: bool) -> None:
     headers = signed_at(datetime.now(UTC) + timedelta(seconds=seconds), ec.generate_private_key(ec.SECP384R1()))
     if taken:
         signer(headers)
@@ -64,13 +64,13 @@ def test_only_a_request_of_now_counts(seconds: float, taken: bool) -> None:
             signer(headers)
 
 
-def test_a_key_on_another_curve_is_none() -> None:
+def test_a_key_on_another_curve_is_refused() -> None:
     with pytest.raises(NotSigned, match="signature"):
         signer(signed_at(datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_header_can_be_missing_or_anothers(name: str) -> None:
+def test_no_header_can_be_missing_or_from_another_request(name: str) -> None:
     headers = KEY.headers()
     with pytest.raises(NotSigned):
         signer({key: value for key, value in headers.items() if key != name})
@@ -80,14 +80,14 @@ def test_no_header_can_be_missing_or_anothers(name: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(NAMES), st.text() | st.binary().map(lambda data: base64.b64encode(data).decode()))
-def test_whatever_stands_in_a_header_is_no_error(name: str, value: str) -> None:
+def test_any_content_of_a_header_is_handled(name: str, value: str) -> None:
     with pytest.raises(NotSigned):
         signer({**KEY.headers(), name: value})
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(NAMES), st.integers(0, 10**6), st.integers(1, 255))
-def test_no_changed_byte_is_overlooked(name: str, place: int, change: int) -> None:
+def test_every_changed_byte_is_detected(name: str, place: int, change: int) -> None:
     headers = KEY.headers()
     raw = headers[name].encode() if name == node_key.TIMESTAMP_HEADER else base64.b64decode(headers[name])
     place %= len(raw)
@@ -102,7 +102,7 @@ def test_no_changed_byte_is_overlooked(name: str, place: int, change: int) -> No
         pass
 
 
-def test_a_key_comes_back_from_its_files(tmp_path: Path) -> None:
+def test_a_key_is_read_back_from_its_files(tmp_path: Path) -> None:
     KEY.write(tmp_path / "node.key")
     assert stat.S_IMODE((tmp_path / "node.key").stat().st_mode) == 0o600
     assert NodeKey.read(tmp_path / "node.key").public == KEY.public

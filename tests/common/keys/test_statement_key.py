@@ -1,4 +1,4 @@
-"""Signatures: of these bytes, of this kind, of this key, or none."""
+"""Signatures: valid for exactly these bytes, this type and this key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from common.keys.statement_key import StatementKey, is_signed, public_line, read
 KEY = StatementKey.generate()
 
 
-def test_a_signature_is_the_one_of_the_standard() -> None:
+def test_a_signature_equals_that_of_the_rfc() -> None:
     # RFC 8032, section 7.1, test 2.
     seed = bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")
     public = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"
@@ -44,18 +44,18 @@ def test_a_signature_is_of_its_message_and_its_key_alone(message: bytes, other: 
 
 @settings(deadline=None)
 @given(st.text(max_size=140), st.text(max_size=70))
-def test_whatever_is_no_signature_or_key_is_no_error(signature: str, public: str) -> None:
+def test_an_invalid_signature_or_key_raises_no_error(signature: str, public: str) -> None:
     assert not is_signed(b"message", signature, KEY.public)
     assert not is_signed(b"message", KEY.sign(b"message"), public) or public == KEY.public
 
 
-def test_a_signature_of_one_kind_is_none_of_another() -> None:
+def test_a_signature_of_one_type_is_not_valid_for_another() -> None:
     values = {"number": 1}
     signature = KEY.sign(signable("ledger head", values))
     assert not is_signed(signable("statement", values), signature, KEY.public)
 
 
-def test_a_key_comes_back_from_its_file_which_nobody_else_can_read(tmp_path: Path) -> None:
+def test_a_key_is_read_back_from_its_private_file(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         KEY.write(tmp_path / "statement.key")
@@ -67,9 +67,9 @@ def test_a_key_comes_back_from_its_file_which_nobody_else_can_read(tmp_path: Pat
         KEY.write(tmp_path / "statement.key")
 
 
-def test_what_is_no_private_key_is_one_line(tmp_path: Path) -> None:
+def test_an_invalid_private_key_gives_a_one_line_error(tmp_path: Path) -> None:
     path = tmp_path / "statement.key"
-    with pytest.raises(InputError, match="there is no key; make it with: sotto client keys"):
+    with pytest.raises(InputError, match="there is no key; create it with: sotto client keys"):
         StatementKey.read(path)
     path.write_bytes(b"no key")
     with pytest.raises(InputError, match="not a private key"):
@@ -89,7 +89,7 @@ def test_a_private_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
         StatementKey.read(tmp_path / "statement.key")
 
 
-def test_a_public_key_comes_back_from_its_line(tmp_path: Path) -> None:
+def test_a_public_key_is_read_back_from_its_line(tmp_path: Path) -> None:
     (tmp_path / "statement.pub").write_text(public_line(KEY.public, "st-mary"))
     assert read_public(tmp_path / "statement.pub") == KEY.public
     assert public_line(KEY.public, "st-mary").startswith("ssh-ed25519 ")
@@ -97,7 +97,7 @@ def test_a_public_key_comes_back_from_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"ssh-ed25519 AAAA", b"\xff\xfe", b"-----BEGIN PRIVATE KEY-----\n"])
-def test_what_is_no_public_key_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_public_key_gives_a_one_line_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "statement.pub").write_bytes(content)
     with pytest.raises(InputError, match="not a public key"):
         read_public(tmp_path / "statement.pub")

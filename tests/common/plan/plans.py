@@ -1,4 +1,4 @@
-"""Plans with other values than the smallest one, and what is said of those that are wrong."""
+"""Plans that differ from the smallest plan, and the errors for invalid plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How updates are joined: what fits together, and what of it is part of the agreement."""
+"""The aggregation section: which settings fit together, and which are part of the agreement."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_aggregation_that_does_not_fit_together_is_named(aggregation: dict[st
 
 
 @pytest.mark.parametrize("method", ["ffa", "fedavg"])
-def test_ranks_that_the_method_cannot_join_are_named(method: str) -> None:
+def test_ranks_that_the_method_does_not_support_are_named(method: str) -> None:
     said = complaint(lora={"rank": 8, "min_rank": 4}, aggregation={"method": method})
     assert said == (
         'lora.min_rank = 4: ranks below lora.rank = 8 need aggregation.method = "svd" or "stack"; it is '

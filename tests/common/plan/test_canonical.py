@@ -1,4 +1,4 @@
-"""Canonical bytes: what binds everybody has one spelling and one digest, and nothing else is read."""
+"""Canonical bytes: an agreement has one form and one digest, and other forms are refused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_another_name_gives_another_digest() -> None:
     assert plan(name="another").digest() != plan().digest()
 
 
-def test_what_only_the_coordinator_does_leaves_the_digest_alone() -> None:
+def test_the_coordinators_sections_do_not_change_the_digest() -> None:
     changed = plan(
         evaluation={"data": "public.jsonl", "prompts": ["Hello"]},
         simulation={"data": "all.jsonl", "partition": "field", "field": "client", "noise_seed": 3, "seed": 4},
@@ -72,13 +72,13 @@ def test_canonical_bytes_are_sorted_json_without_spaces_and_the_digest_is_their_
     assert plan().digest() == hashlib.sha256(plan().canonical()).hexdigest()
 
 
-def test_a_default_that_is_written_out_and_an_integer_for_a_number_change_nothing() -> None:
+def test_an_explicit_default_and_an_integer_for_a_float_change_nothing() -> None:
     assert plan(lora={"alpha": 16, "rank": 8}, privacy={"epsilon": 8}).digest() == plan().digest()
 
 
 @settings(deadline=None, max_examples=60)
 @given(PARTS, PARTS)
-def test_digests_are_equal_just_when_the_agreements_are(left: dict[str, Any], right: dict[str, Any]) -> None:
+def test_digests_are_equal_exactly_if_the_agreements_are(left: dict[str, Any], right: dict[str, Any]) -> None:
     one, other = plan(**left), plan(**right)
     assert (one.digest() == other.digest()) == (left == right)
     assert one.digest() == plan(**left).digest()
@@ -86,14 +86,14 @@ def test_digests_are_equal_just_when_the_agreements_are(left: dict[str, Any], ri
 
 @settings(deadline=None, max_examples=60)
 @given(PARTS)
-def test_canonical_bytes_come_back_as_the_same_plan(parts: dict[str, Any]) -> None:
+def test_canonical_bytes_are_read_back_as_the_same_plan(parts: dict[str, Any]) -> None:
     made = plan(**parts)
     read = Plan.from_canonical(made.canonical())
     assert read.agreement() == made.agreement()
     assert read.canonical() == made.canonical()
 
 
-def test_sections_outside_the_agreement_come_back_at_their_defaults() -> None:
+def test_sections_outside_the_agreement_get_their_defaults() -> None:
     made = plan(evaluation={"data": "public.jsonl"}, simulation={"data": "all.jsonl"})
     assert Plan.from_canonical(made.canonical()) == plan()
 
@@ -147,7 +147,7 @@ def test_half_a_surrogate_pair_is_refused_like_any_other_wrong_value(place: str)
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=64))
-def test_random_bytes_raise_nothing_but_an_input_error(data: bytes) -> None:
+def test_random_bytes_raise_only_an_input_error(data: bytes) -> None:
     with pytest.raises(InputError):
         Plan.from_canonical(data)
 

@@ -1,4 +1,5 @@
-"""The rank at which an organization takes part: its scale, its first matrices, and which ranks a plan allows."""
+"""The rank at which an organization takes part: its scale, its initial matrices, and the ranks that a plan
+allows."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
-from common.adapter.adapter import at_rank, cut, initial
+from common.adapter.adapter import at_rank, initial, truncate_rank
 from common.plan.lora import Lora
 
 A, B, HEAD = "model.q_proj.lora_A.weight", "model.q_proj.lora_B.weight", "head.weight"
@@ -41,7 +42,7 @@ def test_peft_scales_a_layer_of_another_rank_by_the_same_factor(tiny_base: Path,
 
 
 @given(st.integers(1, 64), st.one_of(st.none(), st.integers(1, 64)), st.one_of(st.none(), st.integers(1, 64)))
-def test_who_takes_part_and_at_which_rank(rank: int, least: int | None, most: int | None) -> None:
+def test_which_organizations_take_part_and_at_which_rank(rank: int, least: int | None, most: int | None) -> None:
     if least is not None and least > rank:
         with pytest.raises(ValueError, match=f"min_rank = {least} should be at most rank = {rank}"):
             Lora(rank=rank, min_rank=least)
@@ -54,7 +55,7 @@ def test_who_takes_part_and_at_which_rank(rank: int, least: int | None, most: in
     assert (plan.refusal(own) is None) == allowed
 
 
-def test_a_refusal_says_what_would_be_right() -> None:
+def test_a_refusal_states_the_allowed_rank() -> None:
     assert (
         Lora(rank=8).refusal(4) == "rank 4; all should train at lora.rank = 8, since the plan has no lora.min_rank"
     )
@@ -66,14 +67,14 @@ def test_the_first_matrices_of_a_small_rank_are_the_first_rows_of_those_of_a_lar
     whole = initial(SHAPES, 3)
     own = initial(at_rank(SHAPES, rank), 3)
     assert {name: tensor.shape for name, tensor in own.items()} == {A: (rank, 5), B: (7, rank), HEAD: (3, 4)}
-    for name, tensor in cut(whole, rank).items():
+    for name, tensor in truncate_rank(whole, rank).items():
         np.testing.assert_array_equal(tensor, own[name])
 
 
-def test_a_cut_keeps_the_first_directions_and_the_head_whole() -> None:
+def test_truncation_keeps_the_first_directions_and_the_whole_head() -> None:
     random = np.random.default_rng(0)
     adapter = {name: random.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
-    small = cut(adapter, 2)
+    small = truncate_rank(adapter, 2)
     wanted = sum(np.outer(adapter[B][:, place], adapter[A][place]) for place in range(2))
     np.testing.assert_allclose(small[B] @ small[A], wanted, rtol=1e-5)
     np.testing.assert_array_equal(small[HEAD], adapter[HEAD])

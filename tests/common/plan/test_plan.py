@@ -1,4 +1,4 @@
-"""The plan: what is wrong in one is said in one line."""
+"""The plan: a mistake gives a one-line error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_patience_needs_data_to_evaluate_on() -> None:
     text = complaint(evaluation={"patience": 3})
     assert text == "evaluation: patience = 3 needs data, a file of public records to evaluate on"
     assert "evaluation.patience = 0" in complaint(evaluation={"data": "public.jsonl", "patience": 0})
-    # The coordinator's own: nothing that an organization does depends on it.
+    # Concerns the coordinator alone: an organization does not depend on it.
     patient = plan(evaluation={"data": "public.jsonl", "patience": 3})
     assert patient.digest() == plan().digest()
     assert "patience = 3" in patient.to_toml()
@@ -126,7 +126,7 @@ def test_the_fields_of_a_template_are_those_in_single_braces() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a_b", "a b", "../a", "a\n", "é", "a" * 41])
-def test_a_name_that_would_not_do_as_a_folder_is_refused(name: str) -> None:
+def test_a_name_that_is_not_a_valid_folder_name_is_refused(name: str) -> None:
     assert complaint(name=name).startswith(f"name = {name!r}: ")
 
 

@@ -1,4 +1,4 @@
-"""Plans as files: the examples, the commented file, paths, and what is written reads back the same."""
+"""Plans as files: the examples, the commented file, paths, and round trips."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.common.plan.plans import PARTS, plan
 from tests.conftest import ROOT
 
 
-def test_the_agreement_as_a_file_holds_nothing_of_the_coordinators_own(tmp_path: Path) -> None:
+def test_the_agreement_as_a_file_contains_nothing_of_the_coordinators(tmp_path: Path) -> None:
     made = plan(lora={"rank": 3}, evaluation={"data": "public.jsonl"}, simulation={"data": "all.jsonl"})
     path = tmp_path / "plan.toml"
     path.write_text(made.agreement_toml(), encoding="utf-8")
@@ -39,7 +39,7 @@ def test_the_commented_file_is_a_valid_plan(tmp_path: Path) -> None:
     assert Plan.read(path).name == "triage"
 
 
-def test_the_commented_file_puts_in_force_what_a_plan_needs_and_nothing_that_it_may_leave_out() -> None:
+def test_the_commented_file_sets_required_keys_and_comments_out_optional_keys() -> None:
     written = tomllib.loads(template(Plan))
     needed = {
         "name": "triage",

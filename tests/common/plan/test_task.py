@@ -30,7 +30,7 @@ def complaint(**values: Any) -> str:
         ({"kind": "question-answering", "template": "{a}"}, "template does not belong to kind"),
         ({"kind": "chat", "pooling": "mean"}, "pooling does not belong to kind"),
         ({"kind": "classification", "labels": ["a"]}, "labels"),
-        ({"kind": "classification", "labels": ["a", "b", "a"]}, "'a' stands there twice"),
+        ({"kind": "classification", "labels": ["a", "b", "a"]}, "'a' occurs twice"),
         ({"kind": "classification", "labels": ["a", " b"]}, "' b' should not begin or end with a space"),
         ({"kind": "classification", "labels": ["a", ""]}, "labels"),
         ({"kind": "classification", "labels": ["a", 1]}, "labels"),

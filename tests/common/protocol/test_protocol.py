@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import RefusalCode, is_refusal_code
 from common.privacy.mechanism import Mechanism
-from common.protocol.protocol import TrainRequest
+from common.protocol.protocol import REASONS, TrainRequest
 from common.protocol.statement import Head, Lifetime, Statement
 
 REQUEST = TrainRequest("triage-2026-11-22-1a2b3c4d", 3, b'{"plan":1}', "f1", b"adapter")
@@ -158,3 +159,9 @@ def test_a_value_of_another_type_is_refused_in_every_field() -> None:
                 continue
             accepted.append((key, value))
     assert accepted == []
+
+
+def test_every_refusal_code_has_an_explanation_and_no_other_code_is_accepted() -> None:
+    assert set(REASONS) == set(get_args(RefusalCode))
+    assert all(is_refusal_code(code) for code in REASONS)
+    assert not any(is_refusal_code(code) for code in ("", "Budget", "budget ", "the patient's name"))

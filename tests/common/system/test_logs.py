@@ -26,7 +26,7 @@ SECRET = "record 4711"
 @pytest.fixture(autouse=True)
 def _ended() -> Iterator[None]:
     yield
-    logs.end()
+    logs.reset()
 
 
 @pytest.fixture(params=logs.FORMATS)
@@ -46,7 +46,7 @@ def test_a_json_line_says_when_who_and_what(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(logs.FORMAT_VARIABLE, "json")
-    logs.begin("relay", "st-mary")
+    logs.configure("relay", "st-mary")
     logs.report("ε is 3\nof 8", {"round": 2, "part": "not this"})
     logging.getLogger("flwr").warning("lost %s", "it")
     out, errors = capsys.readouterr()
@@ -65,11 +65,11 @@ def test_a_json_line_says_when_who_and_what(
 
 
 def test_a_line_for_people_is_one_line_whatever_stands_in_it(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.begin("server")
+    logs.configure("server")
     logs.report("first\nerror: forged \x1b[31m \ud800 σ")
     logging.getLogger("client").warning("second")
     assert capsys.readouterr() == ("first\\nerror: forged \\x1b[31m \\ud800 σ\n", "warning: second\n")
-    logs.begin("relay", timed=True)
+    logs.configure("relay", timed=True)
     logs.report("third")
     time, text = capsys.readouterr().out.split(" ")
     assert datetime.fromisoformat(time)
@@ -82,7 +82,7 @@ def test_a_library_that_prints_by_itself_speaks_through_the_log(
     own = logging.getLogger("a-library")
     own.propagate = False
     own.addHandler(logging.StreamHandler(sys.stderr))
-    logs.begin("relay")
+    logs.configure("relay")
     own.warning("watch out")
     own.info("by the way")
     warnings.warn("soon gone", FutureWarning, stacklevel=1)
@@ -101,7 +101,7 @@ def _line(text: str) -> int:
 def test_beside_records_nothing_of_libraries_but_who_and_where(
     log_format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.begin("vault", "st-mary", private=True)
+    logs.configure("vault", "st-mary", private=True)
     library = logging.getLogger("transformers")
     library.error("cannot split %s", SECRET)
     try:
@@ -173,7 +173,7 @@ def test_of_a_deep_stack_the_last_thirty_places() -> None:
 PROGRAM = """
 import ctypes, os, sys
 from common.system import logs
-logs.begin("vault", private=True)
+logs.configure("vault", private=True)
 libc = ctypes.CDLL(None)
 with logs.nothing_else():
     print("{secret}")
@@ -206,13 +206,13 @@ def test_what_is_printed_past_the_log_is_lost_while_records_are_open(last: str) 
 def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(logs.FORMAT_VARIABLE, "xml")
     with pytest.raises(InputError, match="log format = 'xml': it should be one of human, json"):
-        logs.begin("server")
+        logs.configure("server")
 
 
 def test_at_the_end_all_is_as_before() -> None:
     before = (logging.root.handlers[:], warnings.showwarning, sys.excepthook)
-    logs.begin("vault", private=True)
-    logs.begin("vault", "st-mary", private=True)
+    logs.configure("vault", private=True)
+    logs.configure("vault", "st-mary", private=True)
     assert sys.excepthook != before[2]
-    logs.end()
+    logs.reset()
     assert (logging.root.handlers, warnings.showwarning, sys.excepthook) == before

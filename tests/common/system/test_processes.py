@@ -96,7 +96,7 @@ def test_a_child_that_ends_is_started_again_after_pauses_that_double(start: Star
     process = start(f"supervisor.start('short', {child}, {{}}, Path('log')); supervisor.run()")
     printed = tmp_path / "printed"
     wait_until(lambda: printed.read_text().count("\n") >= 3, "three lines")
-    said = [f"short ended with code 7; again in {pause} s; see log" for pause in ("0.5", "1", "2")]
+    said = [f"short ended with code 7; restarting in {pause} s; see log" for pause in ("0.5", "1", "2")]
     assert printed.read_text().splitlines()[:3] == said
     times = [float(line) for line in (tmp_path / "times").read_text().split()]
     assert times[1] - times[0] >= 0.5
@@ -143,7 +143,7 @@ def test_a_child_takes_another_along(start: Start, tmp_path: Path) -> None:
     again = family(tmp_path / "pids", 2, skip=1)
     assert_gone(first)
     time.sleep(4)  # the two do not end each other again and again
-    assert (tmp_path / "printed").read_text().count("again in") == 2
+    assert (tmp_path / "printed").read_text().count("restarting in") == 2
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     assert_gone(again)
@@ -170,8 +170,10 @@ def test_a_child_that_ends_while_it_is_waited_for_is_said(start: Start, tmp_path
     assert (tmp_path / "printed").read_text() == "one ended with code 4 while it started; see log\nended\n"
 
 
-def test_waiting_ends_when_the_supervisor_is_told_to_end(start: Start, tmp_path: Path) -> None:
-    process = start("Path('here').touch(); print(supervisor.wait_for(lambda: False, 600), supervisor.told_to_end)")
+def test_waiting_ends_when_the_supervisor_is_stop_requested(start: Start, tmp_path: Path) -> None:
+    process = start(
+        "Path('here').touch(); print(supervisor.wait_for(lambda: False, 600), supervisor.stop_requested)"
+    )
     while not (tmp_path / "here").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

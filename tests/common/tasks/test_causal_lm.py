@@ -1,4 +1,4 @@
-"""Causal language modelling: a loss for each example alone, and records that are broken in every way."""
+"""Causal language modelling: the loss of each example depends on it alone; unusable records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """A model that was trained, so that every token of the context matters."""
+    """A trained model, so that every token of the context matters."""
     return AutoModelForCausalLM.from_pretrained(DEMO_BASE, dtype=torch.float32).eval()
 
 
@@ -55,7 +55,7 @@ def encoded(tokenizer: Any, texts: list[str] = TEXTS) -> list[Example]:
 
 
 def token_losses(model: Any, example: Example) -> list[float]:
-    """Of the example alone: no padding, no mask, one token after the other."""
+    """The losses of one example, token by token, without padding or mask."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([example.input_ids])).logits[0].double()
     losses = []
@@ -79,7 +79,7 @@ def test_the_loss_of_an_example_is_the_mean_over_its_own_tokens(model: Any, toke
     with torch.no_grad():
         losses = task(tokenizer).losses(model, examples, 48)
     assert losses.tolist() == pytest.approx([mean(token_losses(model, example)) for example in examples], abs=1e-5)
-    # The model predicts some of these texts well and others badly, so that a mixture would be seen.
+    # The model predicts some of these texts well and others badly, so that mixing them would be detected.
     assert max(losses) - min(losses) > 0.5
 
 
@@ -170,7 +170,7 @@ def test_a_text_is_begun_and_ended_as_the_base_model_expects(tokenizer: Any) -> 
     assert example == Example((1, *by_hand, 2), (1, *by_hand, 2))
 
 
-def test_what_is_longer_is_cut_and_what_fits_is_not(tokenizer: Any) -> None:
+def test_longer_texts_are_truncated_and_shorter_texts_are_not(tokenizer: Any) -> None:
     whole = one(task(tokenizer).encode({"text": TEXTS[2]}))
     for length in (2, 3, len(whole) - 1, len(whole), len(whole) + 1):
         cut = one(task(tokenizer, max_length=length).encode({"text": TEXTS[2]}))
@@ -274,11 +274,11 @@ def test_a_prompt_that_leaves_no_room_for_its_response_is_unusable(tokenizer: An
         responding(tokenizer, 5).encode({"prompt": TEXTS[2], "response": "yes"})
 
 
-# Made-up examples, and the choice of a task
+# Synthetic examples, and the choice of a task
 
 
 @pytest.mark.parametrize("max_length", [2, 5, 64])
-def test_made_up_examples_fit_and_differ_in_length(tokenizer: Any, max_length: int) -> None:
+def test_synthetic_examples_fit_and_differ_in_length(tokenizer: Any, max_length: int) -> None:
     examples = task(tokenizer, max_length=max_length).synthetic(3)
     assert len(examples) == 3
     assert all(2 <= len(example) <= max_length for example in examples)

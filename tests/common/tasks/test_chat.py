@@ -1,4 +1,4 @@
-"""Dialogues: what the assistant says is predicted, and nothing else."""
+"""Dialogues: only the assistant's turns are predicted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from common.errors import InputError
 from common.plan.task import TaskSection
+from common.results.generate import Sampling, generate
 from common.tasks import Example, UnusableError, make_task
-from server.results.generate import Sampling, generate
 
 DIALOGUE = [
     {"role": "system", "content": "Be brief."},
@@ -56,10 +56,10 @@ def test_templates_make_a_dialogue_of_two_turns(tokenizer: Any) -> None:
     [
         (DIALOGUE[:2], "no turn of the assistant"),
         ([], "no turn of the assistant"),
-        ("hello", "no list of messages"),
-        ([{"role": "assistant", "content": "  "}], "no list of messages"),
-        ([{"role": "robot", "content": "a"}], "no list of messages"),
-        ([{"role": "assistant"}], "no list of messages"),
+        ("hello", "not a list of messages"),
+        ([{"role": "assistant", "content": "  "}], "not a list of messages"),
+        ([{"role": "robot", "content": "a"}], "not a list of messages"),
+        ([{"role": "assistant"}], "not a list of messages"),
         ([{"role": "user", "content": "word " * 200}, DIALOGUE[2]], "no token to predict within max_length"),
     ],
 )
@@ -94,7 +94,7 @@ def test_a_template_that_takes_no_system_turn_makes_such_a_record_unusable(token
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + tokenizer.chat_template
     )
     task = make_task(CHAT, with_template(tokenizer, strict))
-    with pytest.raises(UnusableError, match="does not take its messages"):
+    with pytest.raises(UnusableError, match="does not accept its messages"):
         task.encode({"messages": DIALOGUE})
     assert isinstance(task.encode({"messages": DIALOGUE[1:]})[0], Example)
 

@@ -1,4 +1,4 @@
-"""How well classes were told: by hand, and by scikit-learn."""
+"""Class reports, against values computed by hand and by scikit-learn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHANCES = [[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [
 def test_classes_by_hand(tokenizer: Any) -> None:
     task: Any = make_task(section("classification"), tokenizer)
     report = task.class_report([ClassPrediction(*one) for one in zip(RIGHT, map(tuple, CHANCES), strict=True)])
-    # Told: no yes yes yes no.
+    # Predicted: no yes yes yes no.
     assert report.scores == (
         ClassScore("no", 0.5, 0.5, 0.5, 2),
         ClassScore("yes", pytest.approx(2 / 3), 1.0, pytest.approx(0.8), 2),
@@ -81,7 +81,7 @@ def test_of_many_classes_the_most_frequent_confusions_are_named(count: int) -> N
     assert len(report.confusions) == 10
 
 
-def test_a_poisoned_model_is_sure_of_nothing_and_ends_no_run() -> None:
+def test_nan_from_a_poisoned_model_counts_as_no_confidence_and_raises_nothing() -> None:
     chances = [[math.nan] * 2, [0.2, 0.8]]
     metrics = class_metrics([0, 1], chances, ["a", "b"])
     assert math.isnan(metrics["loss"])
@@ -89,7 +89,7 @@ def test_a_poisoned_model_is_sure_of_nothing_and_ends_no_run() -> None:
     assert [one.count for one in class_report([0, 1], chances, ["a", "b"]).calibration].count(1) == 2
 
 
-def test_a_matrix_of_another_shape_is_none() -> None:
+def test_a_matrix_of_another_shape_is_refused() -> None:
     empty = (CalibrationBin(0, 0.0, 0.0),) * 15
     score = ClassScore("no", 0.0, 0.0, 0.0, 0)
     for matrix in ((), ((1, 2),), ((1,), (2,)), ((1, 2), (3, 4), (5, 6))):

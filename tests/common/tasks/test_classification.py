@@ -1,4 +1,4 @@
-"""Classes of texts: what a text's vector is, what is right, and how well it was told."""
+"""Classification: the vector of a text, its label, and the metrics."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from common.model.base import load_base
 from common.model.heads import HeadedModel
 from common.model.model import LoraModel, with_head
 from common.plan.task import TaskSection
+from common.results.evaluate import evaluate
 from common.tasks import UnusableError, make_task
 from common.tasks.class_report import class_report
 from common.tasks.classification import ClassPrediction
 from common.tasks.scores import class_metrics
-from server.results.adapter_folder import load_result, merge
-from server.results.evaluate import evaluate
+from server.run.result import load_result, merge_result
 from simulations.simulate import simulate
 from tests.common.tasks.bases import LABELS, randomized, record, section
 from tests.common.tasks.conftest import MakeTaskPlan
@@ -87,7 +87,7 @@ def test_a_model_that_pools_layers_is_merged(task_plan: MakeTaskPlan, tmp_path: 
     task = {"pooling_layers": 2}
     plan = task_plan("classification", "encoder", task=task, evaluation={"data": str(public)})
     result = simulate(plan, {"a": records[:20], "b": records[20:]}, tmp_path / "run")
-    merge(tmp_path / "run", tmp_path / "merged")
+    merge_result(tmp_path / "run", tmp_path / "merged")
     model, tokenizer, own = load_result(tmp_path / "merged")
     assert own is not None
     found, _ = evaluate(model, tokenizer, own.task, public)
@@ -126,10 +126,10 @@ def test_any_other_label_is_the_other_class_where_the_plan_names_one(tokenizer: 
         (0,), (1,), (1,), (0,), (1,), (1,), (1,),
     ]  # fmt: skip
     for one in (records[2], records[6]):
-        with pytest.raises(UnusableError, match="none of the plan's labels"):
+        with pytest.raises(UnusableError, match="not one of the plan's labels"):
             make_task(plain, tokenizer).encode(one)
     for label in (None, True, ["sport"]):
-        with pytest.raises(UnusableError, match="is missing, or is no text or integer"):
+        with pytest.raises(UnusableError, match="is missing, or is not a text or integer"):
             make_task(rest, tokenizer).encode({"text": "a", "label": label})
 
 
@@ -183,7 +183,7 @@ def test_metrics_of_classes_by_hand(tokenizer: Any) -> None:
     chances = [[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]
     task = make_task(section("classification"), tokenizer)
     metrics = task.metrics(predictions(labels, chances))
-    # Told: 0 1 1 1 0. "no": 1 of 2 found, 1 of 2 told right; "yes": 2 of 2, 2 of 3; "perhaps": never.
+    # Predicted: 0 1 1 1 0. "no": recall 1 of 2, precision 1 of 2; "yes": 2 of 2, 2 of 3; "perhaps": never.
     assert metrics["accuracy"] == task.score(predictions(labels, chances)) == 3 / 5
     assert (metrics["precision[no]"], metrics["recall[no]"], metrics["f1[no]"]) == (0.5, 0.5, 0.5)
     assert metrics["f1[yes]"] == pytest.approx(0.8)
@@ -232,7 +232,7 @@ def test_the_calibration_error_is_that_of_a_slow_loop() -> None:
     assert class_report([0, 1], [[1.0, 0.0], [0.0, 1.0]], ["a", "b"]).calibration_error == 0
 
 
-def test_where_a_class_is_missing_or_there_are_many_less_is_said() -> None:
+def test_fewer_metrics_are_given_for_missing_or_many_classes() -> None:
     few = class_metrics([0, 0], [[0.6, 0.4], [0.4, 0.6]], ["a", "b"])
     assert "roc_auc" not in few
     assert few["macro_f1"] == pytest.approx(f1_score([0, 0], [0, 1], average="macro", zero_division=0))

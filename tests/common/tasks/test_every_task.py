@@ -1,4 +1,4 @@
-"""What holds for every task on every kind of base: gradients are those of a loop, and one record moves little."""
+"""Properties of every task on every type of base: gradients equal those of a loop, and one record moves little."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from common.adapter import adapter
 from common.model.model import LoraModel
 from common.plan.plan import Plan
 from common.protocol.protocol import TrainRequest
+from common.results.evaluate import evaluate
 from common.tasks import UnusableError, make_task
-from server.results.adapter_folder import load_result, merge
-from server.results.evaluate import evaluate
+from server.run.result import load_result, merge_result
 from server.run_directory.evaluation import read_evaluation
 from simulations.entropy import SeededEntropy
 from simulations.simulate import simulate
@@ -94,12 +94,12 @@ def test_gradients_in_bfloat16_are_near_those_of_a_loop_in_float32(
 
 
 def released(folder: Path, plan: Plan, records: list[dict[str, Any]], noise: int) -> adapter.Adapter:
-    """What a vault with these records releases; the same draws and the same noise for the same seed."""
+    """The release of a vault with these records; a seed fixes samples and noise."""
     path = write_organization(folder, Path(plan.model.base))
     (folder / "records.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     model = randomized(plan, 0.1, seed=0)
-    # In a round of the head alone, the head alone travels.
-    shapes = adapter.sent(model.trained_shapes, head_only=plan.training.is_head_alone(1))
+    # In a round that trains the head alone, only the head is sent.
+    shapes = adapter.round_shapes(model.trained_shapes, head_only=plan.training.is_head_alone(1))
     every = model.adapter()
     start = adapter.to_bytes({name: every[name] for name in shapes})
     request = TrainRequest("test-run", 1, plan.canonical(), model.fingerprint, start)
@@ -216,14 +216,14 @@ def test_from_a_simulation_to_a_merged_model(
         assert groups.gap >= 0
         assert set(groups.metrics) == {"no", "yes", "perhaps"}
     merged = tmp_path / "merged"
-    assert merge(run, merged) <= 1e-3
+    assert merge_result(run, merged) <= 1e-3
     model, tokenizer, own = load_result(merged)
     assert own is not None
     found[merged] = evaluate(model, tokenizer, own.task, public)[0].metrics
     for metrics in found.values():
         assert metrics[name] == pytest.approx(lines[-1].metrics[name], rel=1e-3, abs=1e-9)
         assert metrics["records"] == 12
-    # The adapter folder is PEFT's own, for whoever does not have Sotto.
+    # The adapter folder is in PEFT's format, for use without Sotto.
     auto = {"seq2seq": AutoModelForSeq2SeqLM, "causal-lm": AutoModelForCausalLM, "chat": AutoModelForCausalLM}
     PeftModel.from_pretrained(auto.get(kind, AutoModel).from_pretrained(plan.model.base), str(run / "adapter"))
     assert (run / "adapter" / "head.safetensors").is_file() == (kind in HEADED)

@@ -1,4 +1,4 @@
-"""Bases of 4 and 8 bits a weight: trained under the same guarantee, merged, made smaller."""
+"""Bases with 4 and 8 bits per weight: trained with the same guarantee, merged, quantized."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from client.vault.training.verification import verified_precision
 from common.errors import InputError
 from common.model.model import LoraModel
 from common.plan.plan import Plan
+from common.results.evaluate import evaluate
 from common.tasks import make_task
-from server.results.adapter_folder import load_result, merge
-from server.results.evaluate import evaluate
-from server.results.quantize import merge_quantized
+from server.run.result import load_result, merge_result, merge_result_quantized
 from simulations.simulate import simulate
 from tests.common.tasks.bases import record, save_base
 from tests.common.tasks.conftest import MakeTaskPlan
@@ -78,7 +77,7 @@ def test_gradients_are_those_of_a_loop_on_the_same_weights_whoever_the_companion
 
 
 def test_8_bits_take_no_column_out_for_what_other_examples_hold(task_plan: MakeTaskPlan) -> None:
-    """bitsandbytes' threshold looks at all rows of a batch; on a GPU a record would move others' gradients."""
+    """bitsandbytes' threshold depends on all rows of a batch; on a GPU a record would change others' gradients."""
     plan = quantized_plan(task_plan, "causal-lm", "decoder", "8bit")
     model = LoraModel(plan.model.base, plan)
     layers = [layer for layer in model.module.modules() if isinstance(layer, bitsandbytes.nn.Linear8bitLt)]
@@ -99,9 +98,9 @@ def test_a_run_on_a_quantized_base_is_merged_into_the_published_weights_and_made
     )
     run = tmp_path / "run"
     simulate(plan, {"a": records[:20], "b": records[20:]}, run)
-    assert merge(run, tmp_path / "merged") <= 1e-3
+    assert merge_result(run, tmp_path / "merged") <= 1e-3
     small = tmp_path / "small"
-    saving = merge_quantized(run, small, quantization)  # type: ignore[arg-type]
+    saving = merge_result_quantized(run, small, quantization)  # type: ignore[arg-type]
     sizes = [
         sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         for folder in (tmp_path / "merged", small)

@@ -1,4 +1,4 @@
-"""Answers in their contexts: windows, ends of answers, and what is read from scores."""
+"""Question answering: windows, ends of answers, and the prediction from scores."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def test_squads_own_form_and_a_missing_start_give_the_same(tokenizer: Any) -> No
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"answers": ["bank 16"], "answer_starts": [3]}, "does not stand in its context"),
-        ({"answers": ["unheard"], "answer_starts": None}, "does not stand in its context"),
+        ({"answers": ["bank 16"], "answer_starts": [3]}, "is not in its context"),
+        ({"answers": ["unheard"], "answer_starts": None}, "is not in its context"),
         ({"answers": [], "answer_starts": []}, "no answer"),
-        ({"answers": ["a", "b"], "answer_starts": [1]}, "do not belong together"),
-        ({"answers": ["parcel"], "answer_starts": ["0"]}, "do not belong together"),
-        ({"answers": "parcel"}, "no list of texts"),
+        ({"answers": ["a", "b"], "answer_starts": [1]}, "do not match"),
+        ({"answers": ["parcel"], "answer_starts": ["0"]}, "do not match"),
+        ({"answers": "parcel"}, "not a list of texts"),
         ({"question": "why " * 40}, "leaves no room"),
-        ({"answers": [LONG[:90]], "answer_starts": [0]}, "longer than what windows share"),
+        ({"answers": [LONG[:90]], "answer_starts": [0]}, "longer than the overlap of windows"),
         ({"context": "  "}, "'context' is missing"),
     ],
 )

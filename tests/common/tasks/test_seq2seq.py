@@ -1,4 +1,4 @@
-"""Texts from texts: the loss of each response alone, and what is written."""
+"""Sequence to sequence: the loss of each response alone, and the generated text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import sacrebleu
 import torch
 
 from common.model.model import LoraModel
+from common.results.generate import Sampling, generate
 from common.tasks import make_task, predictions_on
 from common.tasks.scores import text_metrics
-from server.results.generate import Sampling, generate
 from tests.common.tasks.bases import record, section
 from tests.common.tasks.conftest import MakeTaskPlan
 

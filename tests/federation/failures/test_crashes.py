@@ -81,12 +81,12 @@ def test_a_run_completes_by_itself_when_vault_relay_and_supernode_are_killed(
     wait_for_round(out, 2)
     time.sleep(moment.uniform(0, 2))
     kill(federation.programs["a-node"].descendant("client.relay.runtime", "relay"))
-    federation.programs["a-node"].wait_for("relay ended with code -9; again in")
+    federation.programs["a-node"].wait_for("relay ended with code -9; restarting in")
 
     wait_for_round(out, 4)
     time.sleep(moment.uniform(0, 2))
     kill(federation.programs["b-node"].descendant("client.relay.runtime", "supernode"))
-    federation.programs["b-node"].wait_for("SuperNode ended with code -9; again in")
+    federation.programs["b-node"].wait_for("SuperNode ended with code -9; restarting in")
 
     assert run.wait() == 0, run.text
     assert [line["round"] for line in lines(out)] == list(range(rounds + 1))
@@ -119,7 +119,7 @@ def test_a_run_whose_server_side_is_killed_ends_in_one_line_and_resume_completes
     lost = [one for one in server.family()[1:] if "server.superlink.gateway" not in one.cmdline()]
     kill(server.descendant("flower-superlink"))
     assert_says_how_to_continue(run)
-    server.wait_for("SuperLink ended with code -9; again in")
+    server.wait_for("SuperLink ended with code -9; restarting in")
     # What the dead SuperLink had started would otherwise go on beside the new one.
     assert_gone(lost)
 

@@ -1,4 +1,4 @@
-"""What is looked at before an update is averaged, and what becomes of it on disk."""
+"""Screening of updates before they are averaged, and updates on disk."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from common.adapter.adapter import Adapter
 from common.plan.aggregation import Aggregation
-from server.aggregation.collector import Intake
+from server.aggregation.collector import UpdateCollector
 from server.aggregation.mean import norm, weighted_mean
-from server.aggregation.norm_screening import NORM_FACTOR, clipped, outliers
-from server.aggregation.spill import Inbox
+from server.aggregation.norm_screening import NORM_FACTOR, clip, outliers
+from server.aggregation.spill import UpdateSpill
 
 A, B = "q_proj.lora_A.weight", "q_proj.lora_B.weight"
 
@@ -29,7 +29,7 @@ def one(*values: float) -> Adapter:
 
 def test_a_norm_far_above_the_others_is_refused_by_name_and_ratio() -> None:
     found = outliers({"a": 1.0, "b": 1.2, "c": 0.9, "evil": 6.6})
-    assert found == {"evil": "its norm is 6 times the median of the round's; it may be 5 times"}
+    assert found == {"evil": "its norm is 6 times the median; at most 5 times is accepted"}
     assert outliers({"a": 1.0, "b": 1.0, "c": NORM_FACTOR}) == {}
     assert outliers({}) == {}
 
@@ -51,7 +51,7 @@ def test_the_norm_is_that_of_all_tensors_together_in_double_precision() -> None:
 )
 def test_clipping_scales_down_to_the_norm_and_leaves_the_rest(tensor: np.ndarray, largest: float) -> None:
     update = {B: tensor}
-    after = clipped(update, largest)
+    after = clip(update, largest)
     assert norm(after) <= largest * (1 + 1e-6)
     if norm(update) <= largest:
         assert (after[B] == tensor).all()
@@ -63,7 +63,7 @@ def test_clipping_scales_down_to_the_norm_and_leaves_the_rest(tensor: np.ndarray
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_clipping_lets_nothing_through_that_is_not_finite(bad: float) -> None:
     with pytest.raises(ValueError, match="not finite"):
-        clipped(one(1.0, bad), 1.0)
+        clip(one(1.0, bad), 1.0)
 
 
 # On disk
@@ -80,29 +80,29 @@ def test_clipping_lets_nothing_through_that_is_not_finite(bad: float) -> None:
 def test_an_update_comes_back_from_disk_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, update: Adapter
 ) -> None:
-    folder = tmp_path_factory.mktemp("inbox") / "updates"
-    with Inbox(folder) as inbox:
-        inbox.put("st-mary", update)
-        back = inbox["st-mary"]
+    folder = tmp_path_factory.mktemp("spill") / "updates"
+    with UpdateSpill(folder) as spill:
+        spill.put("st-mary", update)
+        back = spill["st-mary"]
         assert set(back) == set(update)
         assert len(back) == len(update)
         for name, tensor in update.items():
             assert isinstance(back[name], np.memmap)
             assert (back[name].dtype, back[name].shape) == (np.float32, tensor.shape)
             assert (back[name] == tensor).all()
-        inbox.drop("st-mary")
-        assert "st-mary" not in inbox
+        spill.drop("st-mary")
+        assert "st-mary" not in spill
         assert list(folder.iterdir()) == []
         with pytest.raises(KeyError):
-            inbox["st-mary"]
+            spill["st-mary"]
     assert not folder.exists()
 
 
 def test_what_a_round_that_was_cut_off_left_is_not_taken_for_an_update(tmp_path: Path) -> None:
     (tmp_path / "updates").mkdir()
     (tmp_path / "updates" / "a.safetensors").write_bytes(b"old")
-    with Inbox(tmp_path / "updates") as inbox:
-        assert "a" not in inbox
+    with UpdateSpill(tmp_path / "updates") as spill:
+        assert "a" not in spill
         assert list((tmp_path / "updates").iterdir()) == []
 
 
@@ -118,15 +118,15 @@ WEIGHTS = {"a": 3.0, "b": 1.5, "c": 0.1, "d": 1.5, "e": 3.0}
 
 
 def taken(folder: Path, order: list[str], refused: str | None = None, *, screen: bool) -> Adapter:
-    with Intake(folder, Aggregation(screen=screen), WEIGHTS) as intake:
+    with UpdateCollector(folder, Aggregation(screen=screen), WEIGHTS) as collector:
         for name in order:
             if name == refused:
-                intake.refuse(name, "why", broken=True)
+                collector.refuse(name, "why", byzantine=True)
             else:
-                intake.take(name, UPDATES[name])
-        intake.screen()
-        assert intake.accepted == [name for name in NAMES if name in order and name != refused]
-        return intake.mean()
+                collector.accept(name, UPDATES[name])
+        collector.screen()
+        assert collector.accepted == [name for name in NAMES if name in order and name != refused]
+        return collector.mean()
 
 
 @settings(deadline=None, max_examples=60)
@@ -148,36 +148,38 @@ def test_an_update_is_dropped_as_soon_as_all_before_it_are_in(tmp_path: Path) ->
     def waiting() -> list[str]:
         return sorted(file.stem for file in (tmp_path / "updates").iterdir())
 
-    with Intake(tmp_path / "updates", Aggregation(screen=False), WEIGHTS) as intake:
-        intake.take("c", UPDATES["c"])
-        intake.take("b", UPDATES["b"])
+    with UpdateCollector(tmp_path / "updates", Aggregation(screen=False), WEIGHTS) as collector:
+        collector.accept("c", UPDATES["c"])
+        collector.accept("b", UPDATES["b"])
         assert waiting() == ["b", "c"]
-        intake.take("a", UPDATES["a"])
+        collector.accept("a", UPDATES["a"])
         assert waiting() == []
-        intake.take("e", UPDATES["e"])
+        collector.accept("e", UPDATES["e"])
         assert waiting() == ["e"]
-        intake.refuse("d", "why", broken=False)
+        collector.refuse("d", "why", byzantine=False)
         assert waiting() == []
 
 
 def test_where_the_norms_have_to_be_known_first_all_wait_and_who_is_refused_then_is_not_averaged(
     tmp_path: Path,
 ) -> None:
-    with Intake(tmp_path / "updates", Aggregation(), dict.fromkeys("abcd", 1.0)) as intake:
+    with UpdateCollector(tmp_path / "updates", Aggregation(), dict.fromkeys("abcd", 1.0)) as collector:
         for name, value in zip("dcba", (1.0, 1.5, 0.5, 40.0), strict=True):
-            intake.take(name, one(value))
+            collector.accept(name, one(value))
         assert len(list((tmp_path / "updates").iterdir())) == 4
-        intake.screen()
-        assert intake.accepted == ["b", "c", "d"]
-        assert intake.broken == 1
-        assert set(intake.refused) == {"a"}
-        assert intake.mean()[B].tolist() == [[1.0]]
+        collector.screen()
+        assert collector.accepted == ["b", "c", "d"]
+        assert collector.byzantine_detected == 1
+        assert set(collector.refused) == {"a"}
+        assert collector.mean()[B].tolist() == [[1.0]]
 
 
 def test_an_update_is_clipped_before_it_is_averaged_and_its_own_norm_is_screened(tmp_path: Path) -> None:
-    with Intake(tmp_path / "updates", Aggregation(max_update_norm=2.0), dict.fromkeys("abcd", 1.0)) as intake:
+    with UpdateCollector(
+        tmp_path / "updates", Aggregation(max_update_norm=2.0), dict.fromkeys("abcd", 1.0)
+    ) as collector:
         for name, value in zip("abcd", (1.0, -1.0, 4.0, 100.0), strict=True):
-            intake.take(name, one(value))
-        intake.screen()
-        assert set(intake.refused) == {"d"}
-        assert intake.mean()[B][0, 0] == pytest.approx((1 - 1 + 2) / 3)
+            collector.accept(name, one(value))
+        collector.screen()
+        assert set(collector.refused) == {"d"}
+        assert collector.mean()[B][0, 0] == pytest.approx((1 - 1 + 2) / 3)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from common.adapter.adapter import Adapter, from_bytes, to_bytes
 from common.plan.aggregation import Aggregation
-from server.aggregation.optimizers import ServerState, averaged, begin, step
+from server.aggregation.optimizers import ServerState, initial_state, moving_average, step
 
 A, B = "q_proj.lora_A.weight", "q_proj.lora_B.weight"
 ADAPTIVE = ["fedadam", "fedyogi", "fedadagrad"]
@@ -29,7 +29,7 @@ def scalar(value: float) -> Adapter:
 
 
 def after(start: Adapter, updates: list[Adapter], section: Aggregation) -> ServerState:
-    state = begin(start, section)
+    state = initial_state(start, section)
     for number, update in enumerate(updates, start=1):
         state = step(state, update, section, number)
     return state
@@ -110,7 +110,7 @@ def test_a_state_that_was_stored_goes_on_to_the_same_bits(name: str) -> None:
     random = np.random.default_rng(3)
     updates = [{A: random.normal(size=(3, 5)).astype(np.float32)} for _ in range(4)]
     section = aggregation(server_optimizer=name, server_learning_rate=0.1, average=0.9)
-    begun = begin({A: np.zeros((3, 5), np.float32)}, section)
+    begun = initial_state({A: np.zeros((3, 5), np.float32)}, section)
     whole = resumed = begun
     for number, update in enumerate(updates, start=1):
         whole = step(whole, update, section, number)
@@ -126,6 +126,6 @@ def test_a_state_that_was_stored_goes_on_to_the_same_bits(name: str) -> None:
 
 
 def test_the_average_forgets_the_beginning_soon_and_then_decays() -> None:
-    assert averaged(scalar(0.0), scalar(1.0), 0.9, 1)[B][0, 0] == pytest.approx(9 / 11)
-    assert averaged(scalar(1.0), scalar(2.0), 0.9, 1000)[B][0, 0] == pytest.approx(1.1)
-    assert averaged(scalar(1.0), scalar(2.0), 0.1, 1)[B][0, 0] == pytest.approx(1.9)
+    assert moving_average(scalar(0.0), scalar(1.0), 0.9, 1)[B][0, 0] == pytest.approx(9 / 11)
+    assert moving_average(scalar(1.0), scalar(2.0), 0.9, 1000)[B][0, 0] == pytest.approx(1.1)
+    assert moving_average(scalar(1.0), scalar(2.0), 0.1, 1)[B][0, 0] == pytest.approx(1.9)

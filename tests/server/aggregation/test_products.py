@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.adapter.adapter import Adapter, at_rank, cut, initial
+from common.adapter.adapter import Adapter, at_rank, initial, truncate_rank
 from server.aggregation.mean import weighted_mean
-from server.aggregation.products import mean_of_changes, mean_of_products, recompressed, stacked
+from server.aggregation.products import mean_of_changes, mean_of_products, recompress, stack
 
 A, B, HEAD = "q_proj.lora_A.weight", "q_proj.lora_B.weight", "head.weight"
 Factors = list[tuple[np.ndarray, np.ndarray]]
@@ -50,7 +50,7 @@ def federations(draw: st.DrawFn) -> tuple[Factors, list[float]]:
 @given(federations())
 def test_stacked_factors_are_the_mean_of_the_products_in_float32(federation: tuple[Factors, list[float]]) -> None:
     factors, shares = federation
-    left, right = stacked(factors, shares)
+    left, right = stack(factors, shares)
     assert left.shape[1] == right.shape[0] == sum(b.shape[1] for b, _ in factors)
     sent = left.astype(np.float32).astype(np.float64) @ right.astype(np.float32).astype(np.float64)
     assert relative_error(sent, dense_mean(factors, shares)) <= 1e-6
@@ -75,7 +75,7 @@ def test_what_is_cut_off_is_what_the_best_approximation_cuts_off(
     """Eckart and Young: the error is the norm of the singular values that are left out, from a dense SVD."""
     factors, shares = federation
     wanted = dense_mean(factors, shares)
-    b, a = recompressed(*stacked(factors, shares), np.ones((rank, wanted.shape[1]), np.float32))
+    b, a = recompress(*stack(factors, shares), np.ones((rank, wanted.shape[1]), np.float32))
     assert (b.shape, a.shape) == ((len(wanted), rank), (rank, wanted.shape[1]))
     left_out = np.linalg.norm(np.linalg.svd(wanted, compute_uv=False)[rank:]) / np.linalg.norm(wanted)
     assert relative_error(b @ a, wanted) == pytest.approx(left_out, abs=1e-7)
@@ -84,15 +84,15 @@ def test_what_is_cut_off_is_what_the_best_approximation_cuts_off(
 @settings(deadline=None, max_examples=30)
 @given(federations(), st.integers(1, 8))
 def test_factors_are_balanced_sorted_and_of_one_sign(federation: tuple[Factors, list[float]], rank: int) -> None:
-    left, right = stacked(*federation)
+    left, right = stack(*federation)
     fresh = np.zeros((rank, right.shape[1]), np.float32)
-    b, a = recompressed(left, right, fresh)
+    b, a = recompress(left, right, fresh)
     norms = np.linalg.norm(b, axis=0)
     assert np.allclose(norms, np.linalg.norm(a, axis=1), rtol=1e-6, atol=1e-9)
     assert (np.diff(norms) <= 1e-9).all()
     used = norms > 0
     assert (b[np.abs(b).argmax(0), np.arange(rank)][used] > 0).all()
-    again = recompressed(-left, -right, fresh)
+    again = recompress(-left, -right, fresh)
     assert np.allclose(again[0], b, atol=1e-6)
     assert np.allclose(again[1], a, atol=1e-6)
 
@@ -100,11 +100,11 @@ def test_factors_are_balanced_sorted_and_of_one_sign(federation: tuple[Factors, 
 def test_a_direction_without_weight_begins_again_and_can_still_be_trained() -> None:
     """Zero on both sides, it would have no gradient for ever. As in round 0: B is zero, A is drawn."""
     fresh = initial({A: (3, 6)}, 5)[A]
-    b, a = recompressed(np.zeros((4, 9)), np.ones((9, 6)), fresh)
+    b, a = recompress(np.zeros((4, 9)), np.ones((9, 6)), fresh)
     assert not b.any()
     assert (a == fresh).all()
     one = np.outer(np.arange(1.0, 5), np.ones(1))
-    b, a = recompressed(one, np.ones((1, 6)), fresh)
+    b, a = recompress(one, np.ones((1, 6)), fresh)
     assert np.allclose(b @ a, one @ np.ones((1, 6)))
     assert not b[:, 1:].any()
     assert (a[1:] == fresh[1:]).all()
@@ -157,13 +157,13 @@ def test_uneven_ranks_are_joined_as_a_dense_loop_joins_them(
 ) -> None:
     """At a rank at which nothing has to be cut off: the sum itself is compared."""
     kept, ranks, updates, weights = federation
-    starts = {rank: cut(kept, rank) for rank in ranks}
+    starts = {rank: truncate_rank(kept, rank) for rank in ranks}
     fresh = initial({A: (9, 9), B: (11, 9), HEAD: (3, 4)}, 0)
     joined = mean_of_products if method == "svd" else mean_of_changes
     after = joined(kept, [starts[rank] for rank in ranks], updates, weights, fresh)
     wanted = product(kept) if method == "stack" else np.zeros((11, 9))
     for rank, update, weight in zip(ranks, updates, weights, strict=True):
-        start = cut(kept, rank)
+        start = truncate_rank(kept, rank)
         trained = product({name: start[name] + update[name] for name in start})
         wanted += weight / sum(weights) * (trained - product(start) if method == "stack" else trained)
     assert relative_error(product(after), wanted) <= 1e-5
@@ -188,7 +188,7 @@ def test_what_nobody_trains_is_kept_by_the_mean_of_changes_and_lost_by_the_mean_
     """All organizations have rank 1 of 3, and change nothing: directions 2 and 3 were sent to nobody."""
     left, right = np.linalg.qr(np.random.default_rng(2).normal(size=(6, 3)))[0], np.eye(3, 5)
     kept = {B: (left * [3.0, 2, 1]).astype(np.float32), A: right.astype(np.float32)}
-    start = cut(kept, 1)
+    start = truncate_rank(kept, 1)
     nothing = {name: np.zeros_like(tensor) for name, tensor in start.items()}
     arguments = (kept, [start] * 3, [nothing] * 3, [1.0] * 3, initial({A: (3, 5), B: (6, 3)}, 0))
     assert relative_error(product(mean_of_changes(*arguments)), product(kept)) <= 1e-6

@@ -65,7 +65,7 @@ def test_a_name_has_one_statement_key_until_it_is_revoked(registry: Registry, tm
     with pytest.raises(InputError, match="sotto server revoke st-mary"):
         registry.register("st-mary", new_node, other)
     assert registry.node_keys() == {"st-mary": NODE.public}
-    LedgerHeads(registry.folder).note("st-mary", signed(3))
+    LedgerHeads(registry.folder).record("st-mary", signed(3))
     registry.revoke("st-mary")
     assert again(tmp_path).keys() == {}
     assert again(tmp_path).node_keys() == {}
@@ -87,7 +87,7 @@ def test_a_new_node_key_takes_the_place_of_the_earlier_one(
     registry: Registry, tmp_path: Path, node: Path, public: Path
 ) -> None:
     registry.set_node_id("st-mary", 17)
-    LedgerHeads(registry.folder).note("st-mary", signed(3))
+    LedgerHeads(registry.folder).record("st-mary", signed(3))
     new = NodeKey.generate()
     registry.register("st-mary", node_file(tmp_path / "new.pub", new), public)
     assert again(tmp_path).node_keys() == {"st-mary": new.public}
@@ -118,23 +118,23 @@ def heads(registry: Registry) -> LedgerHeads:
 
 def test_the_newest_head_is_remembered_across_runs(heads: LedgerHeads, tmp_path: Path) -> None:
     assert heads.newest("st-mary") is None
-    heads.note("st-mary", signed(3))
-    heads.note("st-mary", signed(7))
-    heads.note("st-mary", signed(5))
+    heads.record("st-mary", signed(3))
+    heads.record("st-mary", signed(7))
+    heads.record("st-mary", signed(5))
     assert heads.newest("st-mary") == LedgerHeads(tmp_path / "organizations").newest("st-mary") == signed(7)
 
 
 def test_a_head_of_another_data_set_does_not_replace_the_first(heads: LedgerHeads) -> None:
-    heads.note("st-mary", signed(3))
-    heads.note("st-mary", signed(9, data_set="aa" * 16))
+    heads.record("st-mary", signed(3))
+    heads.record("st-mary", signed(9, data_set="aa" * 16))
     assert heads.newest("st-mary") == signed(3)
 
 
 def test_heads_without_a_valid_signature_are_not_remembered(heads: LedgerHeads, tmp_path: Path) -> None:
     forged = [None, replace(signed(9), number=10), signed(9, key=StatementKey.generate())]
     for head in forged:
-        heads.note("st-mary", head)
-    heads.note("county", signed(4))
+        heads.record("st-mary", head)
+    heads.record("county", signed(4))
     assert heads.newest("st-mary") is None
     assert heads.newest("county") is None
     assert list((tmp_path / "organizations").glob("*.head")) == []
@@ -142,7 +142,7 @@ def test_heads_without_a_valid_signature_are_not_remembered(heads: LedgerHeads, 
 
 def test_a_simulation_registers_nobody(node: Path, public: Path) -> None:
     registry, heads = Registry(None), LedgerHeads(None)
-    heads.note("st-mary", signed(3))
+    heads.record("st-mary", signed(3))
     assert heads.newest("st-mary") is None
     assert registry.keys() == {}
     with pytest.raises(InputError):

@@ -23,7 +23,7 @@ from tests.server.rounds.scripted import SHAPES
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
     for name in ("_ASK_AGAIN_SECONDS", "_CHALLENGE_SECONDS"):
         monkeypatch.setattr(server.rounds.roster, name, 0.3)
-    monkeypatch.setattr(server.rounds.roster, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(server.rounds.roster, "_REFRESH_SECONDS", 0.0)
     monkeypatch.setattr(server.rounds.exchange, "_RETURN_SECONDS", 0.3)
     monkeypatch.setattr(server.rounds.waiting, "_SETTLE_SECONDS", 0.3)
     for module in (server.rounds.exchange, server.rounds.waiting):

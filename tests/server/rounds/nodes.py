@@ -97,8 +97,8 @@ def flaky(times: int, then: Answer) -> Answer:
 
 def look(roster: Roster, seconds: float = 0.0) -> dict[str, int]:
     deadline = time.monotonic() + seconds
-    roster.look()
+    roster.refresh()
     while time.monotonic() < deadline:
-        roster.look()
+        roster.refresh()
         time.sleep(0.01)
     return roster.nodes

@@ -22,21 +22,21 @@ from common.adapter.adapter import Adapter, to_bytes
 from common.flower import codec, patches
 from common.plan.aggregation import Aggregation
 from common.protocol.protocol import Description, Release
-from common.protocol.report import build_report
 from common.protocol.statement import Statement
+from common.report.charts import quality_chart
+from common.report.report import build_report
+from common.results.model_card import adapter_card
 from server.aggregation.optimizers import ServerState
-from server.report.charts import quality_chart
-from server.results.model_card import adapter_card
 from server.rounds.background_grid import BackgroundGrid
 from server.rounds.roster import Roster
 from server.rounds.rounds import run_rounds
 from server.rounds.strategy import LoraAveraging
-from server.run_directory.run_directory import RunInfo
 from server.tracking.observer import Observer
 from server.tracking.summary import print_summary
 from simulations.local_grid import LocalGrid
 from tests.client.vaults import Echo
-from tests.server.report.signed_run import PLAN, RUN, SHAPES, make_run, statement
+from tests.common.report.sample_run import RUN, SHAPES, statement, summary
+from tests.server.run_directory.sample_directory import make_run
 
 B = "q_proj.lora_B.weight"
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e"
@@ -196,7 +196,7 @@ def test_the_reason_of_a_refusal_reaches_no_screen_with_control_characters(tmp_p
     grid = LocalGrid({3: Echo()})
     roster = Roster(grid)
     for _ in range(3):
-        roster.look()
+        roster.refresh()
     strategy = LoraAveraging(make_run(tmp_path, [], {}), roster, ServerState(filled(0.0)))
     list(strategy.configure_train(1, codec.adapter_record(filled(0.0)), codec.ConfigRecord(), grid))
     strategy.aggregate_train(1, [reply])
@@ -224,7 +224,7 @@ HOSTILE = f"[x](http://evil) <img src=x onerror=alert(1)> | `code` **bold** {ESC
 
 def test_what_an_organization_states_is_words_in_the_model_card() -> None:
     item = replace(statement("st-mary"), unit=HOSTILE, adjacency=HOSTILE)
-    card = adapter_card(PLAN, RunInfo(RUN, "", "b", "f", SHAPES, True), [], build_report(RUN, [item], {}))
+    card = adapter_card(summary([]), build_report(RUN, [item], {}))
     row = next(line for line in card.splitlines() if line.startswith("| st-mary"))
     cells = row.replace("\\|", "").strip("|").split("|")
     assert len(cells) == 5

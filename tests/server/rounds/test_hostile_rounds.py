@@ -136,7 +136,7 @@ def test_who_is_refused_and_why_stands_in_the_lines_of_the_rounds(tmp_path: Path
         assert said["asked"] == NAMES
         assert said["answered"] == NAMES[2:]
         assert set(said["refused"]) == set(NAMES[:2])
-        assert "times the median of the round's; it may be 5 times" in said["refused"]["org-0"]
+        assert "times the median; at most 5 times is accepted" in said["refused"]["org-0"]
     assert len(directory.rounds()) == 4
     nans = run(tmp_path / "nan", nan, screen=False)
     assert "not finite" in nans.rounds()[1].organizations["refused"]["org-0"]
@@ -213,7 +213,7 @@ def asked(tmp_path: Path) -> Iterable[tuple[LoraAveraging, dict[int, Message]]]:
     grid = LocalGrid({place: Organization(name, honest) for place, name in enumerate(NAMES[:3], start=1)})
     roster = Roster(grid)
     for _ in range(8):
-        roster.look()
+        roster.refresh()
     strategy = LoraAveraging(directory_of(tmp_path / "run"), roster, ServerState(filled(0.0)))
     sent = strategy.configure_train(2, codec.adapter_record(filled(0.0)), ConfigRecord(), grid)
     return strategy, {message.metadata.dst_node_id: message for message in sent}

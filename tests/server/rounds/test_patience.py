@@ -1,4 +1,4 @@
-"""Patience: a run whose evaluations get no better ends, and its result is the best of them."""
+"""TaskWaiter: a run whose evaluations get no better ends, and its result is the best of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flwr.app import Context, RecordDict
 
 from common.adapter.adapter import Adapter
 from common.model.model import LoraModel
+from common.run.evaluation import Evaluation
+from common.run.round_line import RoundLine
 from common.tasks.class_report import class_report
 from server.rounds.rounds import run_rounds
 from server.rounds.server_app import app
-from server.run_directory.evaluation import Evaluation
-from server.run_directory.round_log import RoundLine
 from server.run_directory.run_directory import RunDirectory
 from server.tracking.observer import Observer
 from simulations.local_grid import LocalGrid

@@ -20,7 +20,7 @@ def test_names_go_to_the_nodes_that_say_them_in_the_order_of_the_names(nodes: No
     roster = Roster(nodes)
     assert list(look(roster).items()) == [("east", 2), ("north", 1)]
     assert (roster.name_of(1), roster.name_of(2)) == ("north", "east")
-    assert roster.settled
+    assert roster.all_identified
     look(roster, 0.5)
     assert nodes.asked(1, codec.DESCRIBE) == 1, "who has said a name is not asked again"
 
@@ -53,7 +53,7 @@ def test_only_nodes_of_registered_organizations_take_part_and_under_their_own_na
     roster = Roster(nodes, registered.get)
     assert look(roster) == {"a": 1, "c": 4}
     assert nodes.asked(3, codec.DESCRIBE) == 0, "who is not registered is not even asked"
-    assert roster.silent == {2: "it is registered for 'a-friend' and says that it is 'b'"}
+    assert roster.unidentified == {2: "it is registered as 'a-friend' and describes itself as 'b'"}
     del registered[4]
     assert look(roster) == {"a": 1}, "who is revoked is out at once"
     registered[2] = "b"
@@ -67,7 +67,7 @@ def test_an_organization_comes_back_although_flower_has_not_noticed_that_its_nod
     nodes.answers[1] = silence
     nodes.answers[2] = organization("a")
     assert look(roster) == {"a": 1}, "the earlier node has some time to show that it lives"
-    assert not roster.settled
+    assert not roster.all_identified
     assert look(roster, 0.5) == {"a": 2}
 
 
@@ -126,12 +126,12 @@ def test_a_node_that_says_garbage_takes_no_part_and_disturbs_nobody(nodes: Nodes
     nodes.answers = {1: organization("a"), 2: garbage(content)}
     roster = Roster(nodes)
     assert look(roster, 0.5) == {"a": 1}
-    assert list(roster.silent) == [2]
-    assert not roster.settled
+    assert list(roster.unidentified) == [2]
+    assert not roster.all_identified
     assert nodes.asked(2, codec.DESCRIBE) >= 2, "it is asked again"
     nodes.answers[2] = organization("b")
     assert look(roster, 0.5) == {"a": 1, "b": 2}
-    assert roster.silent == {}
+    assert roster.unidentified == {}
 
 
 def test_a_run_that_can_begin_waits_for_a_silent_node_only_for_a_while(nodes: Nodes) -> None:
@@ -139,5 +139,7 @@ def test_a_run_that_can_begin_waits_for_a_silent_node_only_for_a_while(nodes: No
     roster = Roster(nodes)
     wait_for_organizations(roster, 1, 10.0, Observer())
     assert roster.nodes == {"a": 1}
-    with pytest.raises(SottoError, match=r"1 organizations are connected; the plan needs 2 \(a node does not say"):
+    with pytest.raises(
+        SottoError, match=r"1 organizations are connected; the plan needs 2 \(a node cannot be identified"
+    ):
         wait_for_organizations(roster, 2, 0.5, Observer())

@@ -101,7 +101,7 @@ def test_a_round_begins_when_those_who_left_are_back(
     start: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A relay died between two rounds: its organization comes back seconds later."""
-    monkeypatch.setattr(server.rounds.roster, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(server.rounds.roster, "_REFRESH_SECONDS", 0.0)
 
     class Leaving(LocalGrid):
         looks = 0

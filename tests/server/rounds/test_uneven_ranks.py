@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.adapter.adapter import Adapter, Shapes, at_rank, from_bytes, initial, to_wire, trained
+from common.adapter.adapter import Adapter, Shapes, at_rank, from_bytes, initial, to_wire, trainable_shapes
 from common.adapter.compression import NumberFormat
 from common.adapter.rounding import PublicUniforms
 from common.errors import InputError, Refused
@@ -72,7 +72,7 @@ def directory_of(path: Path, method: str = "stack", **sections: Any) -> RunDirec
         values[name] = {**values.get(name, {}), **section}
     plan = validate(values, Plan, "the test's plan")
     info = RunInfo("test-2026-11-22-1a2b3c4d", plan.digest(), "base", "cd" * 32, dict(SHAPES), private=True)
-    return RunDirectory.create(path, info, plan, initial(trained(SHAPES, method), plan.lora.seed))
+    return RunDirectory.create(path, info, plan, initial(trainable_shapes(SHAPES, method), plan.lora.seed))
 
 
 def run(directory: RunDirectory, *organizations: Organization) -> Adapter:
@@ -157,7 +157,7 @@ def test_an_update_of_another_rank_than_was_said_is_refused_by_name(tmp_path: Pa
     run(directory, Organization("one", 1), Organization("two", 2), Organization("three", 3, larger))
     for line in directory.rounds()[1:]:
         assert set(line.organizations["refused"]) == {"three"}
-        assert "bytes of tensors were due" in line.organizations["refused"]["three"]
+        assert "bytes of tensors were expected" in line.organizations["refused"]["three"]
 
 
 def test_the_screen_compares_the_sizes_of_numbers_and_not_how_many_there_are(tmp_path: Path) -> None:

@@ -19,20 +19,22 @@ from common.errors import Refused
 from common.model.model import LoraModel
 from common.plan.plan import Plan
 from common.protocol.protocol import Description, Release, TrainRequest
-from common.protocol.report import build_report
 from common.protocol.statement import Statement
-from server.report.page import render_page
+from common.report.page import render_page
+from common.report.report import build_report
+from common.run.round_line import RoundLine
+from common.run.traffic import traffic
 from server.rounds.rounds import run_rounds
 from server.run.start import start_run
-from server.run_directory.round_log import RoundLine
 from server.run_directory.run_directory import RunDirectory
-from server.run_directory.traffic import traffic
+from server.run_directory.summary import run_summary
 from server.tracking.observer import Observer
 from server.tracking.summary import print_summary
 from simulations.local_grid import LocalGrid
+from tests.common.report.sample_run import PLAN, RUN, statement
 from tests.common.tasks.bases import LABELS, save_base
 from tests.conftest import MakePlan
-from tests.server.report.signed_run import PLAN, RUN, make_run, statement
+from tests.server.run_directory.sample_directory import make_run
 
 FEWER: list[NumberFormat] = ["bfloat16", "int8", "int4"]
 
@@ -198,9 +200,8 @@ def shown(path: Path, plan: Plan) -> tuple[str, str]:
     report = build_report(RUN, directory.statements.read(), {})
     screen = Console(file=io.StringIO(), width=200)
     print_summary(directory, report, screen)
-    share = traffic(directory.rounds(), directory.info.shapes).share if plan is not PLAN else None
     text = screen.file.getvalue()  # type: ignore[attr-defined]
-    return text, render_page(report, plan, directory.rounds(), share=share)
+    return text, render_page(report, run_summary(directory))
 
 
 def test_terminal_and_page_show_the_bytes_and_the_share_where_there_is_one(tmp_path: Path) -> None:

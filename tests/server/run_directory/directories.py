@@ -10,8 +10,8 @@ import pytest
 from common.adapter.adapter import Adapter
 from common.errors import InputError
 from common.plan.plan import Plan
+from common.run.round_line import RoundLine
 from common.settings import validate
-from server.run_directory.round_log import RoundLine
 from server.run_directory.run_directory import RunDirectory, RunInfo, ensure_free
 
 A, B = "q_proj.lora_A.weight", "q_proj.lora_B.weight"

@@ -110,18 +110,18 @@ def test_a_last_line_that_was_cut_off_does_not_count(tmp_path: Path, cut: int) -
     path.write_bytes(path.read_bytes()[:-cut])
     directory = RunDirectory.open(tmp_path)
     assert directory.rounds() == [line(0), line(1)]
-    assert directory.round_log.forget_after(1) == [line(0), line(1)]
+    assert directory.round_log.drop_after(1) == [line(0), line(1)]
     directory.round_log.append(line(2))
     assert RunDirectory.open(tmp_path).rounds() == [line(0), line(1), line(2)]
 
 
 def test_rounds_without_a_checkpoint_are_forgotten_before_they_are_run_again(tmp_path: Path) -> None:
     directory = created(tmp_path)
-    assert directory.round_log.forget_after(0) == []
+    assert directory.round_log.drop_after(0) == []
     for number in range(4):
         directory.round_log.append(line(number))
     (tmp_path / "rounds.jsonl.part").write_bytes(b"left behind")
-    assert directory.round_log.forget_after(1) == [line(0), line(1)]
+    assert directory.round_log.drop_after(1) == [line(0), line(1)]
     directory.round_log.append(line(2))
     assert RunDirectory.open(tmp_path).rounds() == [line(0), line(1), line(2)]
     assert not (tmp_path / "rounds.jsonl.part").exists()
@@ -160,7 +160,7 @@ def test_statements_come_back_by_organization(tmp_path: Path) -> None:
 def test_no_half_written_file_is_left(tmp_path: Path) -> None:
     directory = created(tmp_path)
     directory.round_log.append(line(0))
-    directory.round_log.forget_after(0)
+    directory.round_log.drop_after(0)
     directory.checkpoints.write(1, ServerState(adapter(1)))
     directory.write_json("privacy/report.json", {"ε": 1})
     assert [name for name in tree(tmp_path) if ".part" in name] == []

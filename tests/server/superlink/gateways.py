@@ -20,10 +20,10 @@ from flwr.supercore.state.schema.linkstate_models import MessageIns
 from sqlalchemy import create_engine
 
 from client.admin.keys import make_keys
-from client.relay.gateway_client import trust
+from client.relay.gateway_client import tls_context
 from common.keys.node_key import NodeKey
-from common.system.bell import Bell
 from common.system.network import Address, free_port
+from common.system.wakeup import Wakeup
 from server.registry.registry import Registry
 from server.superlink.certificates import make_certificates
 from tests.conftest import ROOT
@@ -95,7 +95,7 @@ class Site:
 
     def connect(self) -> ssl.SSLSocket:
         plain = socket.create_connection((self.address.host, self.address.port), timeout=60)
-        return trust(self.ca).wrap_socket(plain, server_hostname=self.address.host)
+        return tls_context(self.ca).wrap_socket(plain, server_hostname=self.address.host)
 
     def signed(self) -> dict[str, str]:
         return NodeKey.read(self.key_file).headers()
@@ -127,7 +127,7 @@ class Site:
     def post(self, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, bytes]:
         """An honest request."""
         given = self.signed() if headers is None else headers
-        client = http.client.HTTPSConnection(self.address.host, self.address.port, context=trust(self.ca))
+        client = http.client.HTTPSConnection(self.address.host, self.address.port, context=tls_context(self.ca))
         client.request("POST", path, body, {"content-type": "application/x-protobuf", **given})
         reply = client.getresponse()
         answer = reply.read()
@@ -201,8 +201,8 @@ def gateway_process(folder: Path, registry: Registry, superlink: Address) -> Ite
     address = Address("127.0.0.1", free_port())
     command = [sys.executable, "-m", "server.superlink.gateway", address, folder / "certs" / "server.pem"]
     command += [folder / "certs" / "server.key", superlink, registry.folder]
-    Bell.hang(folder / "bell")
-    command += [folder / "state.db", folder / "bell"]
+    Wakeup.create(folder / "wakeup")
+    command += [folder / "state.db", folder / "wakeup"]
     with (folder / "gateway.log").open("wb") as log:
         gateway = start(command, cwd=ROOT, output=log)
     try:
@@ -217,7 +217,7 @@ class Messages:
     """The SuperLink's database as Flower makes it, with messages put in and taken out."""
 
     def __init__(self, folder: Path) -> None:
-        self._bell = Bell(folder / "bell")
+        self._wakeup = Wakeup(folder / "wakeup")
         engine = create_engine(f"sqlite:///{folder / 'state.db'}")
         for table in (MessageIns, Task):
             table.metadata.create_all(engine)
@@ -227,7 +227,7 @@ class Messages:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._number = 0
 
-    def store(self, node: int = NODE, ttl: float = 600.0, *, ring: bool = True) -> None:
+    def store(self, node: int = NODE, ttl: float = 600.0, *, signal: bool = True) -> None:
         """A message for a node."""
         self._number += 1
         # Flower writes its numbers, which have no sign, as SQLite's, which have one.
@@ -240,8 +240,8 @@ class Messages:
             time.time(),
             ttl,
         )
-        if ring:
-            self._bell.ring()
+        if signal:
+            self._wakeup.signal()
 
     def deliver(self) -> None:
         """As the SuperLink does when a node pulls."""

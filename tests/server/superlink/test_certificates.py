@@ -17,7 +17,7 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.relay.gateway_client import trust
+from client.relay.gateway_client import tls_context
 from common.errors import InputError
 from server.superlink.certificates import make_certificates
 
@@ -52,7 +52,7 @@ def shake_hands(certs: Path, ca: Path, host: str) -> str | None:
         thread.start()
         try:
             with socket.create_connection(listening.getsockname()[:2]) as plain:
-                trust(ca).wrap_socket(plain, server_hostname=host).close()
+                tls_context(ca).wrap_socket(plain, server_hostname=host).close()
         except ssl.SSLCertVerificationError as error:
             return error.verify_message
         finally:
@@ -136,7 +136,7 @@ def test_half_an_authority_is_not_made_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["", "a b", "http://a.example", "a.example:8443", "-a", "*.example", "ä.example"])
 def test_what_is_no_host_is_one_line_and_nothing_is_made(tmp_path: Path, host: str) -> None:
-    with pytest.raises(InputError, match=r"--host .*: it should be a name or an address"):
+    with pytest.raises(InputError, match=r"--host .*: it should be a host name or an address"):
         make_certificates(tmp_path / "certs", ["good.example", host])
     assert not (tmp_path / "certs").exists()
 

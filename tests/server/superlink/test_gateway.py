@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from client.admin.keys import make_keys
-from client.relay.gateway_client import NotAccepted, Unreachable, ask_gateway, trust
+from client.relay.gateway_client import NotAccepted, Unreachable, ask_gateway, tls_context
 from common.errors import InputError
 from common.keys.node_key import NodeKey
 from common.system.network import Address
@@ -158,9 +158,9 @@ def test_a_node_that_is_taken_for_connected_learns_its_number(site: Site) -> Non
 
 
 def test_the_gateway_says_who_one_is(site: Site) -> None:
-    welcome = ask_gateway(site.address, site.ca, site.key_file)
-    assert (welcome.organization, welcome.node) == ("st-mary", NODE)
-    assert abs(welcome.clock) < 60, "it is the same clock"
+    registration = ask_gateway(site.address, site.ca, site.key_file)
+    assert (registration.organization, registration.node) == ("st-mary", NODE)
+    assert abs(registration.clock_offset) < 60, "it is the same clock"
     assert site.behind.seen == []
 
 
@@ -173,8 +173,8 @@ def test_an_unknown_organization_is_told_so(site: Site, tmp_path: Path) -> None:
 def test_a_revoked_organization_is_shut_out_at_once_and_told_so(site: Site, tmp_path: Path) -> None:
     make_keys(tmp_path, "county")
     site.registry.register("county", tmp_path / "node.pub", tmp_path / "statement.pub")
-    welcome = ask_gateway(site.address, site.ca, tmp_path / "node.key")
-    assert (welcome.organization, welcome.node) == ("county", 0)
+    registration = ask_gateway(site.address, site.ca, tmp_path / "node.key")
+    assert (registration.organization, registration.node) == ("county", 0)
     headers = NodeKey.read(tmp_path / "node.key").headers()
     assert site.post("/v1/fleet/get-run", headers=headers)[0] == 503, "the SuperLink does not know it yet"
     site.registry.set_node_id("county", 5)
@@ -187,7 +187,7 @@ def test_a_revoked_organization_is_shut_out_at_once_and_told_so(site: Site, tmp_
 
 def test_another_servers_certificate_is_not_believed(site: Site, tmp_path: Path) -> None:
     make_certificates(tmp_path, ["127.0.0.1"])
-    with pytest.raises(InputError, match="its certificate does not hold for"):
+    with pytest.raises(InputError, match="its certificate is not valid for"):
         ask_gateway(site.address, tmp_path / "ca.pem", site.key_file)
 
 
@@ -202,13 +202,13 @@ def test_who_answers_without_tls_is_no_gateway(site: Site) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(Unreachable, match="speaks no TLS"):
+        with pytest.raises(Unreachable, match="no TLS, or an incompatible version"):
             ask_gateway(Address("127.0.0.1", listening.getsockname()[1]), site.ca, site.key_file)
         thread.join()
 
 
 def test_old_protocols_are_refused(site: Site) -> None:
-    context = trust(site.ca)
+    context = tls_context(site.ca)
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
         socket.create_connection((site.address.host, site.address.port)) as plain,

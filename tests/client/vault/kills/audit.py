@@ -166,7 +166,7 @@ class Attempt:
 
 
 class Audit:
-    """Holds a ledger against everything that was ever seen of it.
+    """HeldRequests a ledger against everything that was ever seen of it.
 
     Attributes:
         books: the last that were found.

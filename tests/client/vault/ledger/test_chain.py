@@ -1,4 +1,4 @@
-"""The ledger's chain: what was changed, removed, forged or put back is found, and then nothing is spent."""
+"""The ledger's chain: changes, deletions, forgeries and old copies are detected, and then nothing is spent."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def opened(path: Path) -> Ledger:
 
 
 def tamper(path: Path, *statements: str) -> None:
-    """What somebody who can write the file does, without the triggers."""
+    """Change the file as an attacker with write access would, after dropping the triggers."""
     with sqlite3.connect(path) as database:
         for name, sql in database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall():
             database.execute(f"DROP TRIGGER {name}")
@@ -98,7 +98,7 @@ def test_whatever_is_changed_or_removed_is_found_when_the_ledger_is_opened(
 
 
 def rebuilt(path: Path, change: Callable[[dict[str, object]], None]) -> None:
-    """A chain that is consistent again after a change, by somebody without the key."""
+    """Change entries and make the chain consistent again, as an attacker without the key would."""
     import hashlib
 
     with sqlite3.connect(path) as database:
@@ -199,7 +199,7 @@ def test_a_ledger_keeps_its_composition(path: Path) -> None:
 
 
 def test_a_ledger_is_made_only_where_that_is_wanted(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no ledger"):
+    with pytest.raises(InputError, match="no such ledger"):
         Ledger(tmp_path / "none.db", "st-mary", "example", KEY, create=False)
     assert not (tmp_path / "none.db").exists()
 

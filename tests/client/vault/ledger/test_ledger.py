@@ -1,4 +1,4 @@
-"""The ledger: spend before train, settle with the release, never change or forget."""
+"""The ledger: charged before training, settled with the release, never changed or forgotten."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_nothing_is_changed_or_removed(path: Path, statement: str) -> None:
 @pytest.mark.parametrize(("organization", "unit"), [("another", "example"), ("st-mary", "user")])
 def test_a_ledger_belongs_to_one_organization_and_unit(path: Path, organization: str, unit: str) -> None:
     opened(path).close()
-    with pytest.raises(InputError, match="was expected"):
+    with pytest.raises(InputError, match="it should be"):
         Ledger(path, organization, unit)
 
 
@@ -169,7 +169,7 @@ def test_two_writers_cannot_overspend_together(path: Path) -> None:
 
 
 def in_threads(*tasks: Callable[[], object]) -> list[BaseException]:
-    """Run tasks at the same time, switching between them as often as Python can; what they raised."""
+    """Run tasks concurrently, with the shortest switch interval; returns the errors they raised."""
     errors: list[BaseException] = []
     start = threading.Barrier(len(tasks))
 
@@ -194,7 +194,7 @@ def in_threads(*tasks: Callable[[], object]) -> list[BaseException]:
 
 
 def test_threads_of_one_ledger_never_overspend_and_never_see_half_a_change(path: Path) -> None:
-    """One trains, others ask for statements; here all do everything."""
+    """In a vault one thread trains and others ask for statements; here all threads do both."""
     ledger = opened(path)
     wrong: list[object] = []
 
@@ -203,7 +203,7 @@ def test_threads_of_one_ledger_never_overspend_and_never_see_half_a_change(path:
             ledger.reserve(reservation(f"{name}-{number}", epsilon=0.5, delta=1e-7), CAP)
             ledger.settle(f"{name}-{number}", 1, "digest", 4, name.encode())
 
-    def look() -> None:
+    def read() -> None:
         for _ in range(200):
             costs = spent(ledger)
             settled = ledger.settled_rounds("a-0")
@@ -211,7 +211,7 @@ def test_threads_of_one_ledger_never_overspend_and_never_see_half_a_change(path:
             if sum(cost for cost, _ in costs) > 8.0 or (settled and found != reservation("a-0", 0.5, 1e-7)):
                 wrong.append((costs, found, settled))
 
-    errors = in_threads(lambda: reserve("a"), lambda: reserve("b"), lambda: reserve("c"), look, look)
+    errors = in_threads(lambda: reserve("a"), lambda: reserve("b"), lambda: reserve("c"), read, read)
     assert [getattr(error, "code", error) for error in errors] == ["budget"] * len(errors)
     assert wrong == []
     assert len(spent(ledger)) == 16

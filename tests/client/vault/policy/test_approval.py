@@ -1,4 +1,4 @@
-"""What an organization approves, what that would cost, and that nothing else is trained."""
+"""Approved plans and their cost; no other plan is trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from client.admin.cost import price
+from client.admin.cost import plan_cost
 from client.vault.ledger.ledger import Ledger
 from client.vault.policy.approval import Approvals
 from client.vault.policy.organization import Organization
@@ -24,7 +24,7 @@ from tests.conftest import MakePlan
 
 
 def organization_with(path: Path, **policy: Any) -> Organization:
-    """The organization of a file with other keys in its policy."""
+    """Read an organization's file, with changes to its policy."""
     values = load(path, Organization).model_dump()
     values["policy"] |= policy
     organization = validate(values, Organization, "the test's organization")
@@ -82,39 +82,39 @@ def test_approving_twice_writes_one_line(tmp_path: Path, make_plan: MakePlan) ->
 
 
 @pytest.mark.parametrize(
-    ("policy", "said"),
+    ("policy", "message"),
     [
         ({"tasks": ["classification"]}, "task.kind = 'causal-lm'; allowed: classification"),
-        ({"max_rounds": 1}, "training.rounds = 2; 1 are allowed"),
-        ({"max_steps": 3}, "rounds × local_steps = 4; 3 are allowed"),
+        ({"max_rounds": 1}, "training.rounds = 2; at most 1 are allowed"),
+        ({"max_steps": 3}, "rounds × local_steps = 4; at most 3 are allowed"),
     ],
 )
 def test_the_policy_limits_tasks_rounds_and_steps(
-    path: Path, make_plan: MakePlan, policy: dict[str, Any], said: str
+    path: Path, make_plan: MakePlan, policy: dict[str, Any], message: str
 ) -> None:
     organization = organization_with(path, **policy)
     with pytest.raises(Refused) as refused:
         vault_of(organization).train(request_for(make_plan()))
-    assert (refused.value.code, refused.value.detail) == ("policy", said)
+    assert (refused.value.code, refused.value.detail) == ("policy", message)
     with pytest.raises(InputError, match="allowed"):
-        price(organization, make_plan())
+        plan_cost(organization, make_plan())
 
 
 def test_the_price_is_what_is_then_charged(path: Path, make_plan: MakePlan) -> None:
     organization, plan = organization_with(path), make_plan()
-    before = price(organization, plan)
+    before = plan_cost(organization, plan)
     assert (before.spent, before.after) == (0.0, before.epsilon)
     vault = vault_of(organization)
     vault.train(request_for(plan))
     statement = vault.statement("test-run")
     assert statement.mechanisms == (before.mechanism,)
     assert (statement.epsilon, statement.lifetime.epsilon_spent) == (before.epsilon, before.after)
-    assert price(organization, plan).spent == before.epsilon
+    assert plan_cost(organization, plan).spent == before.epsilon
 
 
 def test_a_plan_beyond_the_lifetime_budget_has_no_price(path: Path, make_plan: MakePlan) -> None:
     with pytest.raises(InputError, match="the lifetime budget does not cover it"):
-        price(organization_with(path, max_epsilon=7.0), make_plan())
+        plan_cost(organization_with(path, max_epsilon=7.0), make_plan())
 
 
 def test_a_vault_whose_ledger_is_an_older_copy_trains_nothing(path: Path, make_plan: MakePlan) -> None:
@@ -126,13 +126,13 @@ def test_a_vault_whose_ledger_is_an_older_copy_trains_nothing(path: Path, make_p
     newest = vault.train(request_for(make_plan(), 2)).head
     file.write_bytes(copy)
     behind = vault_of(organization)
-    for asked in (
+    for request in (
         request_for(make_plan(), 2),
         request_for(make_plan(), 1),
         request_for(make_plan(), run="new-run"),
     ):
         with pytest.raises(Refused, match="ledger-behind"):
-            behind.train(dataclasses.replace(asked, seen=newest))
+            behind.train(dataclasses.replace(request, seen=newest))
 
 
 def test_a_statement_is_signed_by_the_vault(path: Path, make_plan: MakePlan) -> None:

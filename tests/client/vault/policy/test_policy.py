@@ -1,4 +1,4 @@
-"""organization.toml: what it holds, and what it refuses."""
+"""organization.toml and the policy: valid settings, invalid settings, refused plans."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_commented_file_is_a_valid_organization(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "values", "said"),
+    ("section", "values", "message"),
     [
         ("data", {"public_size": 0}, "data.public_size = 0"),
         ("data", {"unit": "person"}, "data.unit = 'person': it should be 'example' or 'user'"),
@@ -47,10 +47,10 @@ def test_the_commented_file_is_a_valid_organization(tmp_path: Path) -> None:
         ("policy", {"max_epsilonn": 1.0}, "did you mean 'max_epsilon'"),
     ],
 )
-def test_impossible_values_are_one_line(section: str, values: dict[str, Any], said: str) -> None:
+def test_impossible_values_are_one_line(section: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         organization(**{section: values})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -58,9 +58,9 @@ def test_a_plan_with_another_unit_is_refused_by_either_kind_of_organization(make
     users = organization(data={"unit": "user", "user_field": "patient"})
     by_record = {"epsilon": 4.0, "delta": 1e-5}
     by_user = {**by_record, "unit": "user", "records_per_user": 3}
-    for home, privacy in ((organization(), by_user), (users, by_record)):
+    for refusing, privacy in ((organization(), by_user), (users, by_record)):
         with pytest.raises(Refused, match=r"privacy.unit = .* for ever"):
-            run_mechanism(home, make_plan(model={"base": "base"}, privacy=privacy))
+            run_mechanism(refusing, make_plan(model={"base": "base"}, privacy=privacy))
     assert run_mechanism(users, make_plan(model={"base": "base"}, privacy=by_user)) == run_mechanism(
         organization(), make_plan(model={"base": "base"}, privacy=by_record)
     ), "the mechanism is the same, with users counted"
@@ -79,22 +79,24 @@ def test_models_are_folders_beside_the_file_and_only_those_that_are_listed(
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
+    ("plan", "message"),
     [
         ({"privacy": {"epsilon": 4.1}}, "privacy.epsilon = 4.1"),
         ({"privacy": {"delta": 1e-3}}, "privacy.delta = 0.001"),
         ({"training": {"batch_size": 1001}}, "training.batch_size = 1001"),
     ],
 )
-def test_what_a_plan_asks_beyond_the_policy_is_named(make_plan: MakePlan, plan: dict[str, Any], said: str) -> None:
+def test_what_a_plan_asks_beyond_the_policy_is_named(
+    make_plan: MakePlan, plan: dict[str, Any], message: str
+) -> None:
     plan = dict(plan)
     privacy = {"epsilon": 4.0, "delta": 1e-5, **plan.pop("privacy", {})}
-    asked = make_plan(model={"base": "base"}, privacy=privacy, **plan)
+    request = make_plan(model={"base": "base"}, privacy=privacy, **plan)
     with pytest.raises(Refused, match="policy"):
-        run_mechanism(organization(), asked)
+        run_mechanism(organization(), request)
     with pytest.raises(InputError, match="st-mary") as caught:
-        check_plan_fits(asked, organization())
-    assert said in str(caught.value)
+        check_plan_fits(request, organization())
+    assert message in str(caught.value)
 
 
 def test_a_plan_of_a_rank_that_the_organization_does_not_train_is_refused_unless_it_allows_less(
@@ -102,16 +104,16 @@ def test_a_plan_of_a_rank_that_the_organization_does_not_train_is_refused_unless
 ) -> None:
     privacy = {"epsilon": 4.0, "delta": 1e-5}
 
-    def asked(**lora: int) -> Plan:
+    def plan_with(**lora: int) -> Plan:
         return make_plan(model={"base": "base"}, lora=lora, aggregation={"method": "svd"}, privacy=privacy)
 
     small = organization(vault={"max_rank": 4})
-    for allowed in (asked(rank=4), asked(rank=2), asked(rank=16, min_rank=4)):
+    for allowed in (plan_with(rank=4), plan_with(rank=2), plan_with(rank=16, min_rank=4)):
         assert run_mechanism(small, allowed) == run_mechanism(organization(), allowed)
-    for refused, said in (
-        (asked(rank=16), "rank 4; all should train at lora.rank = 16"),
-        (asked(rank=16, min_rank=8), "rank 4; it should be at least lora.min_rank = 8"),
+    for refused, message in (
+        (plan_with(rank=16), "rank 4; all should train at lora.rank = 16"),
+        (plan_with(rank=16, min_rank=8), "rank 4; it should be at least lora.min_rank = 8"),
     ):
         run_mechanism(organization(), refused)
-        with pytest.raises(InputError, match=rf"vault\.max_rank = 4: {said}"):
+        with pytest.raises(InputError, match=rf"vault\.max_rank = 4: {message}"):
             check_plan_fits(refused, small)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 import client.vault.records.recognizers
 import client.vault.vault
 from client.vault.policy.organization import Anonymize
-from client.vault.records.anonymize import Anonymizer, cover
+from client.vault.records.anonymize import Anonymizer, record_transform
 from client.vault.records.recognizers import Look
 from client.vault.records.units import encode
 from common.plan.task import TaskSection
@@ -32,12 +32,12 @@ QUESTIONS = TaskSection(kind="question-answering")
 
 
 def of(record: Record, section: TaskSection, anonymizer: Anonymizer = ALL) -> Record:
-    return cover(anonymizer, section)(record)
+    return record_transform(anonymizer, section)(record)
 
 
 def test_without_an_anonymizer_a_record_is_what_it_is() -> None:
     record = {"text": CANARY}
-    assert cover(None, TEXT)(record) is record
+    assert record_transform(None, TEXT)(record) is record
 
 
 def test_what_a_task_reads_is_replaced_but_not_its_class_and_nothing_else() -> None:
@@ -141,7 +141,7 @@ def texts(
 ) -> list[list[str]]:
     """The tokens of each unit as texts again."""
     section = TaskSection(kind="causal-lm", max_length=200)
-    encoded = encode(records, make_task(section, tokenizer), user, cover(anonymizer, section))
+    encoded = encode(records, make_task(section, tokenizer), user, record_transform(anonymizer, section))
     return [[tokenizer.decode(one.input_ids, skip_special_tokens=True) for one in unit] for unit in encoded.units]
 
 

@@ -103,3 +103,32 @@ def test_a_user_more_or_less_changes_no_other_unit(rows: list[tuple[Any, int | N
         for own in whole
     ]
     assert whole == by_hand
+
+
+class Panic(BaseException):
+    """What a panic in Rust becomes: no Exception."""
+
+
+@pytest.mark.parametrize("error", [Panic, MemoryError, RecursionError, RuntimeError, StopIteration])
+def test_a_record_that_makes_the_tokenizer_fail_contributes_nothing_whatever_the_failure(
+    error: type[BaseException],
+) -> None:
+    class Failing(type(TASK)):  # type: ignore[misc]
+        def encode(self, record: Record) -> Any:
+            if record["length"] == 13:
+                raise error("its text")
+            return super().encode(record)
+
+    encoded = encode([{"length": 2}, {"length": 13}, {"length": 3}], Failing())
+    assert [len(unit) for unit in encoded.units] == [1, 0, 1]
+    assert encoded.unusable == 1
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
+def test_who_ends_the_vault_is_obeyed(signal: type[BaseException]) -> None:
+    class Ended(type(TASK)):  # type: ignore[misc]
+        def encode(self, record: Record) -> Any:
+            raise signal
+
+    with pytest.raises(signal):
+        encode([{"length": 2}], Ended())

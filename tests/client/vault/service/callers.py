@@ -1,4 +1,4 @@
-"""Who calls the vault, and what is then in its ledger."""
+"""Helpers for the tests of the service: a client, and the vault's ledger."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ def ledger_of(organization: Path) -> Ledger:
 
 
 class Panic(BaseException):
-    """As a library of Rust raises it: no `Exception`."""
+    """Like a panic in a Rust extension: not an `Exception`."""

@@ -1,4 +1,4 @@
-"""What tests of the vault's service share: an organization, a socket, and calls of the bare protocol."""
+"""Fixtures for the tests of the service: an organization, a socket, and a stub of the bare protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers of the vault: one training at a time, none lost, none who keeps the others out."""
+"""Concurrent callers of the vault: one training at a time, no release lost, no caller that blocks the others."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_nothing_of_a_request_is_kept_when_it_is_answered(make_plan: MakePlan) -
     future = training.submit(dataclasses.replace(request_for(make_plan()), adapter=data))
     assert future.result(LONG).update is data
     del future
-    wait_until(lambda: sys.getrefcount(data) == before, "the adapter to be let go")
+    wait_until(lambda: sys.getrefcount(data) == before, "the adapter to be released")
 
 
 CALL = """
@@ -118,20 +118,20 @@ def call_from_a_process(request: TrainRequest, folder: Path, socket: Path) -> su
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
-@pytest.mark.parametrize("leaves", ["cancels", "is killed", "runs out of time"])
+@pytest.mark.parametrize("disconnects", ["cancels", "is killed", "runs out of time"])
 def test_a_caller_that_goes_away_finds_its_release_when_it_comes_back(
-    leaves: str, organization: Path, tmp_path: Path, socket: Path, stub: Any, make_plan: MakePlan
+    disconnects: str, organization: Path, tmp_path: Path, socket: Path, stub: Any, make_plan: MakePlan
 ) -> None:
     request = request_for(make_plan())
     gate = Gate(open_vault(organization, SystemEntropy()))
     ledger = ledger_of(organization)
     with served(gate, socket):
-        if leaves == "is killed":
+        if disconnects == "is killed":
             process = call_from_a_process(request, tmp_path / "call", socket)
             gate.wait_reached()
             process.kill()
             process.wait()
-        elif leaves == "cancels":
+        elif disconnects == "cancels":
             call = stub.Train(parts(request), timeout=LONG)
             gate.wait_reached()
             call.cancel()
@@ -149,21 +149,21 @@ def test_a_caller_that_goes_away_finds_its_release_when_it_comes_back(
 
 
 def fill(stub: Any, vault: RemoteVault, request: TrainRequest) -> list[Any]:
-    """Calls for the same training, as many as it takes until the vault has no place for another caller.
+    """Start calls for the same training until the vault accepts no other caller.
 
-    A call is refused where the question whether the vault is full had the last place, so that one more is made.
+    A call may be rejected because `accepts_a_call` used the last slot; then one more is started.
     """
     calls: list[Any] = []
 
     def full() -> bool:
         calls.append(stub.Train(parts(request), timeout=LONG))
-        return not has_a_place(vault)
+        return not accepts_a_call(vault)
 
-    wait_until(full, "a vault without a place")
+    wait_until(full, "a vault that is full")
     return calls
 
 
-def has_a_place(vault: RemoteVault) -> bool:
+def accepts_a_call(vault: RemoteVault) -> bool:
     try:
         return vault.describe().organization == "echo"
     except Refused as refusal:
@@ -172,7 +172,7 @@ def has_a_place(vault: RemoteVault) -> bool:
 
 
 def answer(call: Any) -> bytes | None:
-    """What a call brought; None if it was refused a place."""
+    """The data that a call received; None if the call was rejected."""
     try:
         return b"".join(part.data for part in call)
     except grpc.RpcError as error:
@@ -188,7 +188,7 @@ def test_a_ninth_caller_is_told_that_the_vault_is_busy(socket: Path, stub: Any, 
         gate.open()
         answers = [answer(call) for call in calls]
         assert [received for received in answers if received is not None] == [request.adapter] * 8
-        wait_until(lambda: has_a_place(vault), "an answer")
+        wait_until(lambda: accepts_a_call(vault), "an answer")
 
 
 def test_callers_that_went_away_keep_nobody_out(socket: Path, stub: Any, make_plan: MakePlan) -> None:
@@ -196,7 +196,7 @@ def test_callers_that_went_away_keep_nobody_out(socket: Path, stub: Any, make_pl
     with served(gate, socket), remote(socket) as vault:
         for call in fill(stub, vault, request_for(make_plan())):
             call.cancel()
-        wait_until(lambda: has_a_place(vault), "an answer")
+        wait_until(lambda: accepts_a_call(vault), "an answer")
         with pytest.raises(Refused, match="one request is trained at a time"):
             vault.train(request_for(make_plan(), 2))
         gate.open()

@@ -1,4 +1,4 @@
-"""The vault on its socket: the same answers as the vault itself, and nothing else leaves."""
+"""The vault on its socket: the same answers as the vault called directly, and nothing else leaves."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def test_the_socket_answers_as_the_vault_itself_does(
     organization: Path, tmp_path: Path, tiny_base: Path, socket: Path, make_plan: MakePlan
 ) -> None:
     plan = make_plan()
-    itself = open_vault(write_organization(tmp_path / "itself", tiny_base))
+    direct_vault = open_vault(write_organization(tmp_path / "direct_vault", tiny_base))
     with served(open_vault(organization), socket), remote(socket) as vault:
-        assert vault.describe() == itself.describe()
+        assert vault.describe() == direct_vault.describe()
         for number in (1, 2):
             answered = vault.train(request_for(plan, number))
-            assert answered.update == itself.train(request_for(plan, number)).update
+            assert answered.update == direct_vault.train(request_for(plan, number)).update
             assert answered.head == ledger_of(organization).head
-        said, expected = vault.statement("test-run"), itself.statement("test-run")
-    own = {"head": None, "key": None, "signature": None}  # each ledger has its own
-    assert {**said.to_dict(), **own} == {**expected.to_dict(), **own}
-    assert is_signed(said.signed_bytes(), said.signature, ledger_of(organization).public_key)
+        received, expected = vault.statement("test-run"), direct_vault.statement("test-run")
+    ignored = {"head": None, "key": None, "signature": None}  # different in each ledger
+    assert {**received.to_dict(), **ignored} == {**expected.to_dict(), **ignored}
+    assert is_signed(received.signed_bytes(), received.signature, ledger_of(organization).public_key)
     assert ledger_of(organization).settled_rounds("test-run") == [1, 2]
 
 
@@ -62,12 +62,12 @@ NOT_CARRIED: dict[str, dict[str, Any]] = {
 def test_refusals_come_through_with_code_and_detail_and_cost_nothing(
     organization: Path, socket: Path, make_plan: MakePlan
 ) -> None:
-    own = open_vault(organization)
-    with served(own, socket), remote(socket) as vault:
+    direct_vault = open_vault(organization)
+    with served(direct_vault, socket), remote(socket) as vault:
         for what, values in CARRIED.items():
             request = dataclasses.replace(request_for(make_plan()), **values)
             with pytest.raises(Refused) as direct:
-                own.train(request)
+                direct_vault.train(request)
             with pytest.raises(Refused) as through:
                 vault.train(request)
             assert str(through.value) == str(direct.value), what
@@ -95,8 +95,8 @@ def test_the_text_of_an_error_goes_nowhere_not_even_into_the_log(
     participant = Echo(kind(SECRET))
     with served(participant, socket), caplog.at_level(logging.ERROR):
         calls = [stub.Train(parts(request_for(make_plan())), timeout=LONG)]
-        said = str(list(calls[0]))
-        assert '"training-failed"' in said
+        received = str(list(calls[0]))
+        assert '"training-failed"' in received
         if issubclass(kind, Exception):
             for method, query in (("Describe", pb.DescribeRequest()), ("Statement", pb.StatementRequest(run="x"))):
                 reply, call = getattr(stub, method).with_call(query, timeout=LONG)
@@ -104,11 +104,11 @@ def test_the_text_of_an_error_goes_nowhere_not_even_into_the_log(
                 calls.append(call)
         for call in calls:
             assert call.code() is grpc.StatusCode.OK
-            said += f"{call.details()} {call.trailing_metadata()} {call.initial_metadata()}"
+            received += f"{call.details()} {call.trailing_metadata()} {call.initial_metadata()}"
         with remote(socket) as vault, pytest.raises(Refused) as caught:
             vault.train(request_for(make_plan()))
     assert (caught.value.code, caught.value.detail) == ("training-failed", "")
-    assert "4711" not in said
+    assert "4711" not in received
     assert f"train failed: {kind.__name__} at " in caplog.text
     assert "tests/client/vaults.py" in caplog.text  # where it was raised
     assert "4711" not in caplog.text

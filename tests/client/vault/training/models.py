@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from client.vault.records.units import Unit
-from client.vault.training.dp_sgd import clipped_sum
+from client.vault.training.dp_sgd import by_name, clipped_sum
 from client.vault.training.per_example import PerExampleGradients
 from common.tasks import Example
 
@@ -180,7 +180,14 @@ class Poisoned(TinyTask):
 
 def sum_of(model: Any, task: TinyTask, sample: list[Example | None], bound: float, tokens: int = 256) -> dict:
     with PerExampleGradients(model, trained(model)) as gradients:
-        return clipped_sum(gradients, task, singles(sample), bound, tokens)
+        total = clipped_sum(gradients, task, singles(sample), bound, tokens)
+    return by_name(in_float(total, bound), trained(model))
+
+
+def in_float(total: torch.Tensor, bound: float) -> torch.Tensor:
+    """The integers of a clipped sum, multiples of 2⁻⁴⁰·C, as the sum."""
+    assert total.dtype == torch.int64
+    return total.double() * (2.0**-40 * bound)
 
 
 def norm(gradients: dict[str, torch.Tensor]) -> float:

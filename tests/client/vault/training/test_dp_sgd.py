@@ -136,12 +136,13 @@ def test_steps_and_divisor_do_not_depend_on_the_number_of_records(llama: Any, co
 
 def test_a_neighbour_replay_differs_by_one_clipped_gradient_over_the_public_divisor(llama: Any) -> None:
     """With the same keystream, a last record that is always drawn is all that differs between two runs."""
-    always = Step(sample_rate=1.0, batch_size=6, clipping_norm=BOUND, noise_multiplier=1.0, max_tokens=256)
+    # With little noise: a released number is rounded to a thousandth of its deviation.
+    always = Step(sample_rate=1.0, batch_size=6, clipping_norm=BOUND, noise_multiplier=2.0**-9, max_tokens=256)
     units: list[Example | None] = list(examples(12))
     with_it = run_steps(llama, [*units, examples(1, seed=9)[0]], always, 3)
     for left, right in zip(with_it, run_steps(llama, units, always, 3), strict=True):
         difference = norm({name: left[name] - right[name] for name in left})
-        assert 0.5 * BOUND / 6 < difference <= BOUND / 6 * (1 + 1e-5)
+        assert 0.5 * BOUND / 6 < difference <= BOUND / 6 * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("others", [0, 1, 30])
@@ -154,14 +155,13 @@ def test_the_noise_of_a_step_is_the_same_however_many_records_there_are(llama: A
 
 def test_noise_has_the_standard_deviation_that_the_accountant_is_told(llama: Any) -> None:
     sigma, bound = 0.73, 0.4
-    zero = {name: torch.zeros(500, 200, dtype=torch.float64) for name in ("a", "b", "c")}
-    noised = add_noise(zero, sigma * bound, keystream(4))
-    values = np.concatenate([tensor.numpy().ravel() for tensor in noised.values()])
+    noised = add_noise(torch.zeros(300_000, dtype=torch.int64), sigma, keystream(4)) * bound
+    values = noised.numpy()
     estimate = math.sqrt(np.mean(values**2))
     assert estimate == pytest.approx(sigma * bound, rel=0.01)
     statistic = np.sum((values / (sigma * bound)) ** 2)
     assert 1e-6 < stats.chi2.cdf(statistic, len(values)) < 1 - 1e-6
-    correlations = np.corrcoef([tensor.numpy().ravel() for tensor in noised.values()])
+    correlations = np.corrcoef(values.reshape(3, -1))
     assert np.abs(correlations - np.eye(3)).max() < 0.02
 
 

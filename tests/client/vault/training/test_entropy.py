@@ -41,27 +41,6 @@ def test_uniforms_are_uniform_and_never_zero_or_one() -> None:
     assert stats.kstest(numbers, "uniform").pvalue > 1e-4
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 200_001])
-def test_gaussians_are_standard_normal(count: int) -> None:
-    numbers = Keystream(b"g" * 32).gaussians(count)
-    assert numbers.shape == (count,)
-    assert numbers.dtype == np.float64
-    if count > 1000:
-        assert stats.kstest(numbers, "norm").pvalue > 1e-4
-        assert numbers.std() == pytest.approx(1.0, rel=0.01)
-        assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.01
-
-
-def test_each_gaussian_is_half_the_sum_of_four_draws() -> None:
-    """Four Box-Muller draws of two Gaussians take sixteen uniforms in all."""
-    used, reference = Keystream(bytes(32)), Keystream(bytes(32))
-    pair = used.gaussians(2)
-    uniforms = reference.uniforms(8)
-    radius, angle = np.sqrt(-2 * np.log(uniforms[0::2])), 2 * np.pi * uniforms[1::2]
-    assert pair == pytest.approx([np.sum(radius * np.cos(angle)) / 2, np.sum(radius * np.sin(angle)) / 2])
-    assert used.uniforms(1)[0] == reference.uniforms(1)[0]
-
-
 def test_a_keystream_is_never_serialized_or_copied() -> None:
     stream = Keystream(bytes(32))
     for attempt in (pickle.dumps, copy.copy, copy.deepcopy):

@@ -73,12 +73,13 @@ def test_with_the_same_keystream_a_last_user_more_moves_a_step_by_at_most_c_over
     llama: Any, records: int, rate: float
 ) -> None:
     """Neighbouring data sets; the same draws of everybody else, the same choice of records, the same noise."""
-    step = Step(rate, batch_size=3, clipping_norm=BOUND, noise_multiplier=1.0, examples_per_unit=4)
+    # With little noise: a released number is rounded to a thousandth of its deviation.
+    step = Step(rate, batch_size=3, clipping_norm=BOUND, noise_multiplier=2.0**-9, examples_per_unit=4)
     rest, one = users([1, 30, 0, 2, 9]), users([records], seed=7)
     fewer, _ = run_steps(llama, rest, step, 6)
     more, _ = run_steps(llama, rest + one, step, 6)
     moved = [float((left - right).norm()) for left, right in zip(more, fewer, strict=True)]
-    assert max(moved) <= BOUND / 3 * (1 + 1e-5)
+    assert max(moved) <= BOUND / 3 * (1 + 1e-3)
     assert (max(moved) > 0.3 * BOUND / 3) == (records > 0)
     if rate < 1 and records:
         assert 1 <= sum(moment == 0 for moment in moved) <= 5, "a user should be drawn in some of the steps only"

@@ -1,0 +1,198 @@
+"""How many examples may go through the model together, so that none of them can tell.
+
+A unit's gradient must have the same bits in every row of a micro-batch, whatever the other rows hold: the server
+chooses the adapter, and an ill-conditioned one turns a last bit into a whole gradient. Matrix kernels do not
+promise that: for some shapes the last rows are rounded in another way. So before any spend each shape that a
+plan can give is tried, with synthetic examples and with adapters that a server could choose. A shape that fails is
+tried with fewer rows, down to one.
+
+This is a test and no proof; with one row a micro-batch there would be nothing to prove.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from client.vault.training.micro_batches import MicroBatch, rows_at
+from client.vault.training.per_example import GuaranteeError, Parameters, PerExampleGradients, finite_rows
+from common.model.model import LoraModel
+from common.model.precision import computing_in, repeatable_kernels
+from common.plan.plan import Plan
+from common.tasks import Example, Task, padded_length
+from common.tasks.classification import Classification
+from common.tasks.text import device_of
+
+# Rows by padded length, where fewer agree than the tokens of a micro-batch would allow.
+FewerRows = Mapping[int, int]
+_Encoded = Callable[[Sequence[Example], int], list[Example]]
+_Kind = tuple[Parameters, _Encoded | None]
+
+_ORDINARY = 0.05
+_ILL_CONDITIONED = (1e4, 1e8)
+
+
+def checked_rows(
+    model: LoraModel, task: Task, plan: Plan, max_tokens: int, precision: torch.dtype = torch.float32
+) -> dict[int, int]:
+    """Try every shape that a plan can give. The model's parameters are left as they were.
+
+    Args:
+        model: in training mode, with the plan's layers.
+        task: makes up the examples.
+        plan: its `max_length` bounds the lengths; it says which tensors its rounds train.
+        max_tokens: padded tokens of a micro-batch.
+        precision: of the matrix products.
+
+    Returns:
+        Padded length → rows, for the shapes that need fewer than `max_tokens` allows.
+
+    Raises:
+        GuaranteeError: a length fails also in a row of its own, or does not fit the model or the memory.
+    """
+    fewer: dict[int, int] = {}
+    longest = plan.task.max_length
+    with _restored(model.trained_parameters()):
+        for length in range(16, padded_length(longest) + 1, 16):
+            examples = task.synthetic(2, min(length - 1, longest))
+            rows = rows_at(length, max_tokens)
+            while not _fits_and_agrees(model, task, plan, examples, length, rows, precision):
+                if rows == 1:
+                    raise GuaranteeError(f"the gradient of {length} tokens is not the same each time")
+                rows = _next(rows)
+                fewer[length] = rows
+    return fewer
+
+
+def _fits_and_agrees(
+    model: LoraModel,
+    task: Task,
+    plan: Plan,
+    examples: Sequence[Example],
+    length: int,
+    rows: int,
+    precision: torch.dtype,
+) -> bool:
+    try:
+        return _agree(model, task, plan, examples, length, rows, precision)
+    except (IndexError, RuntimeError, MemoryError) as error:
+        if isinstance(error, GuaranteeError):
+            raise
+        raise GuaranteeError(
+            f"{rows} texts of {len(examples[0])} tokens, padded to {length}, cannot be trained on here "
+            f"({type(error).__name__}): the model's positions or the memory are too few; "
+            "task.max_length should be smaller"
+        ) from None
+
+
+def _next(rows: int) -> int:
+    """The next power of two below."""
+    return 1 << (rows - 1).bit_length() - 1
+
+
+def _kinds_of_round(model: LoraModel, task: Task, plan: Plan, precision: torch.dtype) -> Iterator[_Kind]:
+    """What rounds train, and how examples reach it: as tokens, or as vectors where the head alone is trained.
+
+    The tensors of a kind are those that need a gradient only until the next kind is asked for.
+    """
+    training = plan.training
+    if training.head_rounds < training.rounds:
+        yield model.trained_parameters(), None
+    if training.head_rounds:
+        frozen: _Encoded | None = None
+        if isinstance(task, Classification):
+            known = task
+
+            def frozen(examples: Sequence[Example], length: int) -> list[Example]:
+                device = device_of(model.module)
+                with torch.no_grad(), repeatable_kernels(device), computing_in(precision, device):
+                    return known.frozen(model.module, examples, length)
+
+        yield model.trained_parameters(head_only=True), frozen
+
+
+def _agree(
+    model: LoraModel,
+    task: Task,
+    plan: Plan,
+    examples: Sequence[Example],
+    length: int,
+    rows: int,
+    precision: torch.dtype,
+) -> bool:
+    """Whether one example has the same gradient in every row, beside itself and beside others."""
+    one, other = examples[0], examples[-1]
+    layouts = [
+        [one] * rows,
+        [one if place % 2 == 0 else other for place in range(rows)],
+        [other if place % 2 == 0 and rows > 1 else one for place in range(rows)],
+    ]
+    for parameters, encoded in _kinds_of_round(model, task, plan, precision):
+        adapters = _adapters(parameters)
+        for number, fill in enumerate(adapters):
+            fill()
+            # The first layout shows little that the others do not: with the ordinary adapter alone.
+            seen = [
+                _gradients_of(one, layout, model.module, parameters, task, encoded, length, precision)
+                for layout in (layouts if number == 0 else layouts[1:])
+            ]
+            if not all(torch.equal(seen[0][0], row) for block in seen for row in block):
+                return False
+    return True
+
+
+def _gradients_of(
+    one: Example,
+    layout: Sequence[Example],
+    model: torch.nn.Module,
+    parameters: Parameters,
+    task: Task,
+    encoded: _Encoded | None,
+    length: int,
+    precision: torch.dtype,
+) -> torch.Tensor:
+    """The gradients of one example wherever it stands in a micro-batch, shape (times, numbers)."""
+    places = [place for place, example in enumerate(layout) if example is one]
+    if encoded is not None:
+        layout, length = encoded(layout, length), padded_length(1)
+    with PerExampleGradients(model, parameters, precision) as gradients:
+        return finite_rows(gradients.of(task, MicroBatch(tuple(layout), length, len(layout))))[places]
+
+
+@contextmanager
+def _restored(parameters: Parameters) -> Iterator[None]:
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(before[name])
+
+
+def _adapters(parameters: Parameters) -> list[Callable[[], None]]:
+    """An ordinary adapter, and two whose outputs differ by rounding alone."""
+    return [
+        lambda: _fill(parameters, _ORDINARY),
+        *(lambda scale=scale: _share_a_row(parameters, scale) for scale in _ILL_CONDITIONED),
+    ]
+
+
+def _fill(parameters: Parameters, scale: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name in sorted(parameters):
+            parameters[name].copy_(scale * torch.randn(parameters[name].shape, generator=generator))
+
+
+def _share_a_row(parameters: Parameters, scale: float) -> None:
+    """All outputs of a layer have the same large weights, but for a unit in the last place."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name in sorted(parameters):
+            outputs, inputs = parameters[name].shape
+            row = (scale * torch.randn(1, inputs, generator=generator)).expand(outputs, inputs)
+            up = torch.rand(outputs, inputs, generator=generator) < 0.5
+            parameters[name].copy_(torch.where(up, torch.nextafter(row, torch.full_like(row, torch.inf)), row))

@@ -1,0 +1,1 @@
+"""Use of a result: adapter folder, model card, merge, quantization, evaluation, generation."""

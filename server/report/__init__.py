@@ -1,1 +1,0 @@
-"""The privacy report: its data, verification and page."""
