@@ -1,7 +1,6 @@
 """What the files in `deploy/` must keep to: the vault without network, the relay without records, nobody as root.
 
-They are read as their programs read them, and compared with each other, with the command line, and with the files
-that `sotto init` writes after the edits of docs/deploy.md.
+They are compared with each other, the command line, and what `sotto init` writes after docs/deploy.md.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
 VAULT, RELAY, SERVER, SOCKET_GROUP = 10001, 10002, 10003, 10010
-UIDS = {"vault": VAULT, "supernode": RELAY, "coordinator": SERVER}
+UIDS = dict(zip(("vault", "supernode", "coordinator"), (VAULT, RELAY, SERVER), strict=True))
 UNITS = {"vault": "sotto-vault", "supernode": "sotto-supernode", "coordinator": "sotto-server"}
 USERS = {"vault": "sotto-vault", "supernode": "sotto-relay", "coordinator": "sotto-server"}
 # Of the vault: nothing of it may reach the relay.
@@ -210,8 +209,8 @@ def commands() -> set[tuple[str, ...]]:
     table = typer.main.get_command(sotto.app)
     found: set[tuple[str, ...]] = set()
     for name, command in table.commands.items():  # type: ignore[attr-defined]
-        inner = getattr(command, "commands", None)
-        found |= {(name, one) for one in inner} if inner else {(name,)}
+        inner = getattr(command, "commands", {})
+        found |= {(name, one) for one in inner} or {(name,)}
     return found
 
 

@@ -81,7 +81,7 @@ def _check_finite(state: ServerState, round_number: int) -> ServerState:
     parts = (state.adapter, state.momentum, state.variance, state.average)
     if all(np.isfinite(tensor).all() for part in parts for tensor in part.values()):
         return state
-    raise SottoError(f"round {round_number}: the server's optimizer diverged: its state is not finite")
+    raise SottoError(f"round {round_number}: the state of the server's optimizer is not finite")
 
 
 class LoraAveraging(Strategy):
@@ -195,8 +195,7 @@ class LoraAveraging(Strategy):
         else:
             byzantine = remaining_byzantine(aggregation, collector.byzantine_detected)
             update = robust_mean(aggregation.robust, collector.updates(), byzantine)
-        # Applied to the float32 state, not to the rounded adapter that was sent: rounding errors do not
-        # accumulate.
+        # Applied to the float32 state, not to the rounded adapter that was sent: rounding errors do not add up.
         return step(self.state, update, aggregation, server_round)
 
     def _round_shapes(self, server_round: int, rank: int) -> dict[str, tuple[int, ...]]:

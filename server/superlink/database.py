@@ -2,10 +2,9 @@
 
 Flower's programs poll the SuperLink, and each request costs milliseconds. Checking its database costs
 microseconds: SQLite reports whether anything was written, and only then a query is run. One process polls
-    (`ChangeWatcher`) and
-signals the others. The result is only a hint: what a node or a SuperExec receives is decided by the SuperLink.
-Tables and columns are those of one version of flwr; with another version queries fail, and callers poll the
-SuperLink.
+(`ChangeWatcher`) and signals the others. The result is only a hint: what a node or a SuperExec receives is decided
+by the SuperLink. Tables and columns are those of one version of flwr; with another version queries fail, and
+callers poll the SuperLink.
 """
 
 from __future__ import annotations
