@@ -167,7 +167,7 @@ def _lengths(plan: Plan, examples: Sequence[Example], untruncated: Callable[[], 
     if max(lengths) == max_length:
         lengths = [len(example) for unit in untruncated().units for example in unit]
     too_long = sum(length > max_length for length in lengths)
-    windows = plan.task.kind == "question-answering"
+    windows = plan.task.has_windows
     handled = "split into windows of" if windows else "truncated to"
     text = (
         f"a record has {statistics.median(lengths):g} tokens (median), {max(lengths)} at most; "

@@ -64,7 +64,7 @@ def load_base(
 
 def _auto_class(config: Any, section: TaskSection) -> tuple[Any, dict[str, Any]]:
     """The class of transformers that loads a model for a task, and what more it is to be told."""
-    if section.kind == "seq2seq":
+    if section.is_encoder_decoder:
         return AutoModelForSeq2SeqLM, {}
     if section.head_outputs is None:
         return AutoModelForCausalLM, {}

@@ -140,8 +140,8 @@ def with_head(peft: Any, section: TaskSection) -> Any:
     """
     if section.head_outputs is None:
         return peft
-    pooling = section.pooling if section.kind == "classification" else None
-    if section.kind == "classification" and pooling is None:
+    pooling = section.pooling if section.is_pooled else None
+    if section.is_pooled and pooling is None:
         pooling = "last" if is_causal(peft) else "mean"
     layers = section.pooling_layers or 1
     if layers > peft.config.num_hidden_layers:

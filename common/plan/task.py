@@ -102,6 +102,26 @@ class TaskSection(Section):
         return value
 
     @model_validator(mode="after")
+    @property
+    def is_dialogue(self) -> bool:
+        """Whether a model answers as a turn of a dialogue."""
+        return self.kind == "chat"
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether the base model reads with an encoder and writes with a decoder."""
+        return self.kind == "seq2seq"
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the head has one output vector for each text; otherwise for each token, or there is no head."""
+        return self.kind == "classification"
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether a long record becomes several examples; otherwise it is cut."""
+        return self.kind == "question-answering"
+
     def _has_the_keys_of_its_kind(self) -> TaskSection:
         allowed, needed = _KEYS[self.kind]
         given = {name for name in TaskSection.model_fields if getattr(self, name) is not None}

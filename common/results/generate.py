@@ -61,7 +61,7 @@ def generate(
     if section.head_outputs is not None:
         raise InputError(f'a model for kind = "{section.kind}" generates no text; use: sotto evaluate')
     ids = torch.tensor([_prompt_ids(tokenizer, prompt, section)]).to(next(model.parameters()).device)
-    positions = None if section.kind == "seq2seq" else getattr(model.config, "max_position_embeddings", None)
+    positions = None if section.is_encoder_decoder else getattr(model.config, "max_position_embeddings", None)
     longest = sampling.max_new_tokens
     if positions is not None:
         longest = min(longest, positions - ids.shape[1])
@@ -88,7 +88,7 @@ def generate(
             )
     finally:
         model.train(was_training)
-    generated = output[0] if section.kind == "seq2seq" else output[0, ids.shape[1] :]
+    generated = output[0] if section.is_encoder_decoder else output[0, ids.shape[1] :]
     text: str = tokenizer.decode(generated, skip_special_tokens=True)
     return _before(text, sampling.stop).strip()
 
@@ -109,9 +109,9 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def _prompt_ids(tokenizer: Any, prompt: str, section: TaskSection) -> list[int]:
-    if section.kind == "chat":
+    if section.is_dialogue:
         return Chat(section, tokenizer).prompt([{"role": "user", "content": prompt}])
-    if section.kind == "seq2seq":
+    if section.is_encoder_decoder:
         return list(tokenizer(prompt)["input_ids"])
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return start + list(tokenizer(prompt, add_special_tokens=False)["input_ids"])

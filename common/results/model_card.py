@@ -118,7 +118,7 @@ def adapter_card(run: RunSummary, report: PrivacyReport, pooling: str | None = N
 
 def _use(section: TaskSection, base: str, pooling: str | None) -> str:
     if section.head_outputs is None:
-        kind = "AutoModelForSeq2SeqLM" if section.kind == "seq2seq" else "AutoModelForCausalLM"
+        kind = "AutoModelForSeq2SeqLM" if section.is_encoder_decoder else "AutoModelForCausalLM"
         return _USE.format(kind=kind, base=base)
     outputs = (
         f"scores of the labels in `plan.toml`, in that order ({len(section.labels)})"
