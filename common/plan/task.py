@@ -101,7 +101,6 @@ class TaskSection(Section):
             raise ValueError(f"{next(label for label in value if value.count(label) > 1)!r} occurs twice")
         return value
 
-    @model_validator(mode="after")
     @property
     def is_dialogue(self) -> bool:
         """Whether a model answers as a turn of a dialogue."""
@@ -122,6 +121,7 @@ class TaskSection(Section):
         """Whether a long record becomes several examples; otherwise it is cut."""
         return self.kind == "question-answering"
 
+    @model_validator(mode="after")
     def _has_the_keys_of_its_kind(self) -> TaskSection:
         allowed, needed = _KEYS[self.kind]
         given = {name for name in TaskSection.model_fields if getattr(self, name) is not None}
