@@ -163,7 +163,7 @@ def test_the_relays_modules_and_commands_do_without_torch(tiny_base: Path, tmp_p
     home, plan = organization(tmp_path, tiny_base)
     relay = Alone(tmp_path, "relay")
     relay.expect("--help", said="supernode")
-    relay.expect("supernode", "start", "--help", said="Sees no records")
+    relay.expect("supernode", "start", "--help", said="Opens no records")
     relay.expect("init", "relay", tmp_path / "relay.toml", said="written")
     relay.expect("client", "keys", tmp_path / "keys", "--name", "st-mary", said="fingerprint")
     relay.expect("supernode", "start", tmp_path / "no.toml", code=2, said="there is no such file")
