@@ -45,8 +45,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from client.vault.training.dp_sgd import add_noise, clipped_sum
 from client.vault.training.entropy import Keystream
 from client.vault.training.exact import UNIT_BITS
-from client.vault.training.micro_batches import MicroBatch
+from client.vault.training.micro_batches import MicroBatch, rows_at
 from client.vault.training.per_example import Gradients
+from client.vault.training.rows import rows_that_agree
 from common.model.precision import computing_in
 from common.tasks import padded_length
 
@@ -136,18 +137,36 @@ def _row_differences(subject: Subject, length: int, count: int) -> tuple[bool, f
 
 
 def neighbours(subject: Subject, *, small: bool) -> Iterator[Row]:
-    """Add one shorter example, which moves all others of its length by a row."""
-    lengths, tokens = ((48,), 512) if small else ((16, 48, 80, 96), 2048)
+    """Add one shorter example, which moves all others of its length by a row: as drawn, and in rows that agree."""
+    on_gpu = next(iter(subject.parameters.values())).device.type == "cuda"
+    lengths, tokens = ((48,), 512) if small else ((16, 48, 80, 96), 2048 if on_gpu else 512)
+    fewer = {length: _rows(subject, length, tokens) for length in lengths}
+    changed = {length: rows for length, rows in fewer.items() if rows < tokens // length}
     for adapter in ("ordinary", "zeros", "shared row × 1e4", "shared row × 1e8"):
         ADAPTERS[adapter](subject.parameters)
-        moved = 0.0
+        moved = {"unchecked": 0.0, "checked": 0.0}
         for length in lengths:
-            batch = [(example,) for example in subject.examples(8 if small else 100, length - 5, seed=length)]
+            batch = [(example,) for example in subject.examples(8 if small else 60, length - 5, seed=length)]
             more = [(subject.examples(1, length - 6, seed=length + 1)[0],), *batch]
-            with subject.hooks() as hooks:
-                sums = [clipped_sum(hooks, subject.task, each, 1.0, tokens) for each in (batch, more)]
-            moved = max(moved, float((sums[0] - sums[1]).double().norm()) * 2.0**-UNIT_BITS)
-        yield {"model": subject.name, "adapter": adapter, "sum moves by, C": f"{moved:.7f}"}
+            for how, rows in (("unchecked", {}), ("checked", fewer)):
+                with subject.hooks() as hooks:
+                    sums = [clipped_sum(hooks, subject.task, each, 1.0, tokens, rows) for each in (batch, more)]
+                moved[how] = max(moved[how], float((sums[0] - sums[1]).double().norm()) * 2.0**-UNIT_BITS)
+        yield {
+            "model": subject.name,
+            "adapter": adapter,
+            "fewer rows": ", ".join(f"{length}: {rows}" for length, rows in changed.items()) or "none",
+            "sum moves by, C": f"{moved['checked']:.9f}",
+            "unchecked": f"{moved['unchecked']:.7f}",
+        }
+
+
+def _rows(subject: Subject, length: int, tokens: int) -> int:
+    """The rows that a vault would take, by its own check."""
+    examples = [*subject.examples(1, length - 1, seed=3), *subject.examples(1, length - 2, seed=4)]
+    kinds = [(subject.parameters, None)]
+    most = rows_at(length, tokens)
+    return rows_that_agree(subject.model, lambda: kinds, subject.task, examples, length, most, subject.precision)
 
 
 def noise(device: str) -> Iterator[Row]:

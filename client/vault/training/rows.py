@@ -11,7 +11,7 @@ This is a test and no proof; with one row a micro-batch there would be nothing t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -25,10 +25,9 @@ from common.tasks import Example, Task, padded_length
 from common.tasks.classification import Classification
 from common.tasks.text import device_of
 
-# Rows by padded length, where fewer agree than the tokens of a micro-batch would allow.
-FewerRows = Mapping[int, int]
 _Encoded = Callable[[Sequence[Example], int], list[Example]]
-_Kind = tuple[Parameters, _Encoded | None]
+# What a kind of round trains, and what makes vectors of its examples, where the head alone is trained.
+Kind = tuple[Parameters, _Encoded | None]
 
 _ORDINARY = 0.05
 _ILL_CONDITIONED = (1e4, 1e8)
@@ -57,34 +56,59 @@ def checked_rows(
     with _restored(model.trained_parameters()):
         for length in range(16, padded_length(longest) + 1, 16):
             examples = task.synthetic(2, min(length - 1, longest))
-            rows = rows_at(length, max_tokens)
-            while not _fits_and_agrees(model, task, plan, examples, length, rows, precision):
-                if rows == 1:
-                    raise GuaranteeError(f"the gradient of {length} tokens is not the same each time")
-                rows = _next(rows)
+            most = rows_at(length, max_tokens)
+            rows = rows_that_agree(
+                model.module,
+                lambda: _kinds_of_round(model, task, plan, precision),
+                task,
+                examples,
+                length,
+                most,
+                precision,
+            )
+            if rows < most:
                 fewer[length] = rows
     return fewer
 
 
-def _fits_and_agrees(
-    model: LoraModel,
+def rows_that_agree(
+    model: torch.nn.Module,
+    kinds: Callable[[], Iterable[Kind]],
     task: Task,
-    plan: Plan,
     examples: Sequence[Example],
     length: int,
-    rows: int,
+    most: int,
     precision: torch.dtype,
-) -> bool:
+) -> int:
+    """The most rows of one padded length in which an example has the same gradient everywhere.
+
+    Args:
+        model: in training mode; its trained tensors are overwritten.
+        kinds: gives what rounds train: the tensors, and what makes vectors of examples, if anything does.
+        task: gives each example its loss.
+        examples: two of them, of this padded length.
+        length: in tokens.
+        most: rows to begin with.
+        precision: of the matrix products.
+
+    Raises:
+        GuaranteeError: also one row fails, or the examples do not fit the model or the memory.
+    """
+    rows = most
     try:
-        return _agree(model, task, plan, examples, length, rows, precision)
+        while not all(_agree(model, kind, task, examples, length, rows, precision) for kind in kinds()):
+            if rows == 1:
+                raise GuaranteeError(f"the gradient of {length} tokens is not the same each time")
+            rows = _next(rows)
+    except GuaranteeError:
+        raise
     except (IndexError, RuntimeError, MemoryError) as error:
-        if isinstance(error, GuaranteeError):
-            raise
         raise GuaranteeError(
             f"{rows} texts of {len(examples[0])} tokens, padded to {length}, cannot be trained on here "
             f"({type(error).__name__}): the model's positions or the memory are too few; "
             "task.max_length should be smaller"
         ) from None
+    return rows
 
 
 def _next(rows: int) -> int:
@@ -92,7 +116,7 @@ def _next(rows: int) -> int:
     return 1 << (rows - 1).bit_length() - 1
 
 
-def _kinds_of_round(model: LoraModel, task: Task, plan: Plan, precision: torch.dtype) -> Iterator[_Kind]:
+def _kinds_of_round(model: LoraModel, task: Task, plan: Plan, precision: torch.dtype) -> Iterator[Kind]:
     """What rounds train, and how examples reach it: as tokens, or as vectors where the head alone is trained.
 
     The tensors of a kind are those that need a gradient only until the next kind is asked for.
@@ -114,9 +138,9 @@ def _kinds_of_round(model: LoraModel, task: Task, plan: Plan, precision: torch.d
 
 
 def _agree(
-    model: LoraModel,
+    model: torch.nn.Module,
+    kind: Kind,
     task: Task,
-    plan: Plan,
     examples: Sequence[Example],
     length: int,
     rows: int,
@@ -129,17 +153,16 @@ def _agree(
         [one if place % 2 == 0 else other for place in range(rows)],
         [other if place % 2 == 0 and rows > 1 else one for place in range(rows)],
     ]
-    for parameters, encoded in _kinds_of_round(model, task, plan, precision):
-        adapters = _adapters(parameters)
-        for number, fill in enumerate(adapters):
-            fill()
-            # The first layout shows little that the others do not: with the ordinary adapter alone.
-            seen = [
-                _gradients_of(one, layout, model.module, parameters, task, encoded, length, precision)
-                for layout in (layouts if number == 0 else layouts[1:])
-            ]
-            if not all(torch.equal(seen[0][0], row) for block in seen for row in block):
-                return False
+    parameters, encoded = kind
+    for number, fill in enumerate(_adapters(parameters)):
+        fill()
+        # The first layout shows little that the others do not: with the ordinary adapter alone.
+        seen = [
+            _gradients_of(one, layout, model, parameters, task, encoded, length, precision)
+            for layout in (layouts if number == 0 else layouts[1:])
+        ]
+        if not all(torch.equal(seen[0][0], row) for block in seen for row in block):
+            return False
     return True
 
 
