@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from safetensors.numpy import load_file
 
 from common.adapter.adapter import is_a
 from tests.common.tasks.bases import LABELS, record, save_base
 from tests.federation.harness import Federation, charged, lines, report
+
+pytestmark = pytest.mark.slow
 
 NAMES = ["clinic", "bank"]
 

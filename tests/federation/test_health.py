@@ -14,6 +14,8 @@ from tests.conftest import ROOT
 from tests.federation.harness import Federation, texts
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def check(*arguments: object) -> tuple[int, str]:
     ended = subprocess.run(

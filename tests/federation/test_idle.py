@@ -11,6 +11,8 @@ import pytest
 
 from tests.federation.harness import Federation, assert_gone, lines, texts, wait_until
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 5
 # What may come in that time: a heartbeat, a pull that was kept for 20 seconds, a look whether there is a run.
 MOST_REQUESTS = 4

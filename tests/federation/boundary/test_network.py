@@ -114,6 +114,7 @@ def test_from_another_machine_the_gateway_is_all_there_is_and_it_is_shut(
         assert status == (401 if "pull-messages" in name else 404), name
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_a_network_that_was_cut_is_mended(federation: Federation, there: Elsewhere) -> None:
     plan = federation.write_plan(
         "cut",

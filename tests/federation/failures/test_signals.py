@@ -11,6 +11,8 @@ import pytest
 
 from tests.federation.harness import Federation, Program, assert_gone, texts, wait_for_round
 
+pytestmark = pytest.mark.slow
+
 # One of each command, in an order in which each still has the others to talk to.
 COMMANDS = ["a-node", "a-vault", "b", "server"]
 # Each command gets the one while it is idle, and the other in the middle of a round.
