@@ -288,7 +288,7 @@ def main() -> None:
             raise
         console.print_error(missing)
         sys.exit(missing.exit_code)
-    except Exception as error:
+    except Exception as error:  # a bug of ours: beside the records its text must not be shown
         if not logs.bug(error):
             raise
         sys.exit(1)

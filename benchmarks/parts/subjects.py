@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from client.vault.training.artificial_adapters import fill_randomly, share_a_row
 from client.vault.training.per_example import PerExampleGradients
 from common.plan.task import TaskSection
 from common.tasks import Example, Task
@@ -56,30 +57,11 @@ def subjects(device: str, *, small: bool) -> Iterator[Subject]:
     yield Subject("llama bf16", lora_model(config, dtype=torch.bfloat16).to(device), task, 0, torch.bfloat16)
 
 
-def _fill(tensors: dict[str, torch.nn.Parameter], scale: float) -> None:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name in sorted(tensors):
-            tensors[name].copy_(scale * torch.randn(tensors[name].shape, generator=generator))
-
-
-def _shared_row(tensors: dict[str, torch.nn.Parameter], scale: float) -> None:
-    """Equal large weights for all outputs, up to a unit in the last place: only rounding distinguishes them."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name in sorted(tensors):
-            outputs, inputs = tensors[name].shape
-            row = (scale * torch.randn(1, inputs, generator=generator)).expand(outputs, inputs)
-            up = torch.rand(outputs, inputs, generator=generator) < 0.5
-            one_more = torch.nextafter(row, torch.full_like(row, torch.inf))
-            tensors[name].copy_(torch.where(up, one_more, row))
-
-
 # Adapters that a server could choose: ordinary, no information, huge, and outputs that differ by rounding only.
 ADAPTERS: dict[str, Callable[[dict[str, torch.nn.Parameter]], None]] = {
-    "ordinary": lambda tensors: _fill(tensors, 0.05),
-    "zeros": lambda tensors: _fill(tensors, 0.0),
-    "times 1e6": lambda tensors: _fill(tensors, 1e6),
-    "shared row × 1e4": lambda tensors: _shared_row(tensors, 1e4),
-    "shared row × 1e8": lambda tensors: _shared_row(tensors, 1e8),
+    "ordinary": lambda tensors: fill_randomly(tensors, 0.05),
+    "zeros": lambda tensors: fill_randomly(tensors, 0.0),
+    "times 1e6": lambda tensors: fill_randomly(tensors, 1e6),
+    "shared row × 1e4": lambda tensors: share_a_row(tensors, 1e4),
+    "shared row × 1e8": lambda tensors: share_a_row(tensors, 1e8),
 }

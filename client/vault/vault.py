@@ -92,7 +92,7 @@ class Vault:
         charged = self._ledger.reserve(reservation, lifetime_cap(self._organization))
         try:
             update = self._train(plan, charged, prepared, adapter, request)
-        except Exception as error:
+        except Exception as error:  # no failure may tell of a record
             # The text of the error goes nowhere, not even into the log: it may contain values of records.
             _log.error("round %d of %s failed: %s", request.round, request.run, failure(error))
             raise Refused("training-failed", f"round {request.round} of {request.run}") from None

@@ -101,7 +101,7 @@ def _stopped_on_error(flower: FlowerRuns, flower_run: str, directory: RunDirecto
     """Stop the run on any exception, including Ctrl-C. It can be resumed."""
     try:
         yield
-    except BaseException:
+    except BaseException:  # whatever ends this process, Ctrl-C too, the run must not go on without it
         status = directory.status.read()
         # Flower may be about to start the ServerApp. A ServerApp that reported a failure ends by itself.
         if status is None or status.state != "failed":

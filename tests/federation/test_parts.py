@@ -59,7 +59,8 @@ _OF_THE_VAULT = """
     client.vault: preparation release start statements vault
     client.vault.ledger: ledger reader reservation
     client.vault.policy: policy
-    client.vault.training: dp_sgd exact features micro_batches optimizer per_example rows rows_cache verification
+    client.vault.training: artificial_adapters dp_sgd exact features micro_batches optimizer
+    client.vault.training: per_example rows rows_cache verification
     common.model: base heads model precision quantization
     common.privacy: accounting calibration privacy_filter
     common.report: charts evaluation evaluation_charts page report terminal verification

@@ -23,6 +23,16 @@ _STREAM_LIMIT = 2**38
 _KEY_SIZE = 32
 
 
+def as_uniforms(words: Words) -> Floats:
+    """Integers below 2⁵³ as the odd multiples of 2⁻⁵⁴ in whose middle they lie; the last is rounded to 1.
+
+    >>> as_uniforms(np.array([0, 2**52], np.uint64)).tolist() == [2.0**-54, 0.5 + 2.0**-54]
+    True
+    """
+    numbers: Floats = (words.astype(np.float64) + 0.5) * 2.0**-53
+    return numbers
+
+
 class Keystream:
     """Numbers from one key. A key serves one attempt at one round and is then forgotten.
 
@@ -43,8 +53,7 @@ class Keystream:
 
     def uniforms(self, count: int) -> Floats:
         """Float64 numbers in (0, 1]: odd multiples of 2⁻⁵⁴, all equally likely; the last is rounded to 1."""
-        numbers: Floats = (self.words(count).astype(np.float64) + 0.5) * 2.0**-53
-        return numbers
+        return as_uniforms(self.words(count))
 
     def branch(self) -> Keystream:
         """Another keystream, under a key from this one. However it is used, this one goes on the same."""

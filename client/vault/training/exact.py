@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.vault.training.entropy import Keystream
+from client.vault.training.entropy import Keystream, Words, as_uniforms
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -103,7 +103,7 @@ def on_grid(total: Integers, noise_multiplier: float, stream: Keystream) -> Floa
     near = np.abs(np.abs(exact - rounded) - 0.5) < _NEAR * scale
     doubtful = np.zeros(2 * half, dtype=bool)
     doubtful[: len(total)] = near
-    uniforms = (radii + 0.5) * 2.0**-_WORD_BITS
+    uniforms = as_uniforms(radii)
     pairs = doubtful[:half] | doubtful[half:] | (uniforms < _EXTREME) | (uniforms > 1.0 - _EXTREME)
     for place in np.flatnonzero(pairs):
         pair = precise_pair(int(radii[place]), int(angles[place]), more)
@@ -113,10 +113,10 @@ def on_grid(total: Integers, noise_multiplier: float, stream: Keystream) -> Floa
     return (whole + rounded.astype(np.int64)).astype(np.float64) * grid
 
 
-def gaussian_pairs(radii: npt.NDArray[np.uint64], angles: npt.NDArray[np.uint64]) -> Floats:
+def gaussian_pairs(radii: Words, angles: Words) -> Floats:
     """Standard normal numbers from 53-bit words: all cosines, then all sines (Box and Muller 1958)."""
-    radius = np.sqrt(-2.0 * np.log((radii + 0.5) * 2.0**-_WORD_BITS))
-    angle = 2.0 * np.pi * ((angles + 0.5) * 2.0**-_WORD_BITS)
+    radius = np.sqrt(-2.0 * np.log(as_uniforms(radii)))
+    angle = 2.0 * np.pi * as_uniforms(angles)
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
 
 

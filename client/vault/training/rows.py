@@ -12,10 +12,10 @@ This is a test and no proof; with one row a micro-batch there would be nothing t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 
+from client.vault.training.artificial_adapters import fill_randomly, restored, share_a_row
 from client.vault.training.micro_batches import MicroBatch, rows_at
 from client.vault.training.per_example import GuaranteeError, Parameters, PerExampleGradients, finite_rows
 from common.model.model import LoraModel
@@ -53,7 +53,7 @@ def checked_rows(
     """
     fewer: dict[int, int] = {}
     longest = plan.task.max_length
-    with _restored(model.trained_parameters()):
+    with restored(model.trained_parameters()):
         for length in range(16, padded_length(longest) + 1, 16):
             examples = task.synthetic(2, min(length - 1, longest))
             most = rows_at(length, max_tokens)
@@ -184,38 +184,9 @@ def _gradients_of(
         return finite_rows(gradients.of(task, MicroBatch(tuple(layout), length, len(layout))))[places]
 
 
-@contextmanager
-def _restored(parameters: Parameters) -> Iterator[None]:
-    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(before[name])
-
-
 def _adapters(parameters: Parameters) -> list[Callable[[], None]]:
     """An ordinary adapter, and two whose outputs differ by rounding alone."""
     return [
-        lambda: _fill(parameters, _ORDINARY),
-        *(lambda scale=scale: _share_a_row(parameters, scale) for scale in _ILL_CONDITIONED),
+        lambda: fill_randomly(parameters, _ORDINARY),
+        *(lambda scale=scale: share_a_row(parameters, scale) for scale in _ILL_CONDITIONED),
     ]
-
-
-def _fill(parameters: Parameters, scale: float) -> None:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name in sorted(parameters):
-            parameters[name].copy_(scale * torch.randn(parameters[name].shape, generator=generator))
-
-
-def _share_a_row(parameters: Parameters, scale: float) -> None:
-    """All outputs of a layer have the same large weights, but for a unit in the last place."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name in sorted(parameters):
-            outputs, inputs = parameters[name].shape
-            row = (scale * torch.randn(1, inputs, generator=generator)).expand(outputs, inputs)
-            up = torch.rand(outputs, inputs, generator=generator) < 0.5
-            parameters[name].copy_(torch.where(up, torch.nextafter(row, torch.full_like(row, torch.inf)), row))

@@ -51,10 +51,13 @@ class RowsCache:
             return {}
         try:
             values = read_json(self._path.read_text(encoding="utf-8"))
-            return {
+            kept = {
                 str(key): {int(length): int(rows) for length, rows in found.items()}
                 for key, found in values.items()
             }
+            if any(rows < 1 for found in kept.values() for rows in found.values()):
+                raise ValueError("a micro-batch has at least one row")
+            return kept
         except (OSError, ValueError, TypeError, AttributeError):
             return {}  # missing or damaged: the check is done again
 

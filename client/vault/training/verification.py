@@ -11,6 +11,7 @@ import logging
 
 import torch
 
+from client.vault.training.artificial_adapters import fill_randomly, restored
 from client.vault.training.micro_batches import MicroBatch
 from client.vault.training.per_example import GuaranteeError, Parameters, PerExampleGradients
 from common.adapter.adapter import is_lora
@@ -75,30 +76,16 @@ def verify_training(
     """
     live = {id(parameter) for parameter in parameters.values()}
     every = {name: tensor for name, tensor in model.named_parameters() if is_lora(name) or id(tensor) in live}
-    before = {name: tensor.detach().clone() for name, tensor in every.items()}
     examples = tuple(task.synthetic(_EXAMPLES))
     batch = MicroBatch(examples, max(padded_length(len(example)) for example in examples), _EXAMPLES)
-    try:
-        _randomize(every)
+    with restored(every):
+        fill_randomly(every, 0.05, seed=0)
         with PerExampleGradients(model, parameters, precision) as gradients:
             hooked = gradients.of(task, batch)
         for row, example in enumerate(examples):
             for name, expected in _plain_gradient(model, parameters, task, example).items():
                 _compare(name, hooked[name][row], expected, tolerance)
         _verify_step(model, parameters, task, batch)
-    finally:
-        with torch.no_grad():
-            for name, tensor in every.items():
-                tensor.copy_(before[name])
-
-
-def _randomize(tensors: dict[str, torch.nn.Parameter]) -> None:
-    """Random values everywhere: with B at zero, A has no gradient to compare."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name in sorted(tensors):
-            tensor = tensors[name]
-            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.05)
 
 
 def _plain_gradient(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,11 @@ def test_a_result_is_remembered_on_disk_and_a_damaged_file_is_checked_again(tmp_
     RowsCache._known.clear()
     assert RowsCache(path).get(f"{tmp_path} a", check) == {32: 2}
     assert len(asked) == 1, "from the file"
-    for text in ("", "[1]", '{"a": 1}', '{"a": {"x": "y"}}', "NaN"):
+    for damaged in ("", "[1]", "NaN", {"32": 0}, {"32": -1}, {"x": "y"}, {"32": None}, 1):
         RowsCache._known.clear()
-        path.write_text(text)
+        path.write_text(damaged if isinstance(damaged, str) else json.dumps({f"{tmp_path} a": damaged}))
         assert RowsCache(path).get(f"{tmp_path} a", check) == {32: 2}
-    assert len(asked) == 6
+    assert len(asked) == 9
 
 
 def test_whatever_rounding_can_depend_on_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
