@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,10 +23,14 @@ from common.system.console import (
     write_template,
 )
 
+if TYPE_CHECKING:
+    from client.admin.raise_cap import CapRaise
+
 vault, supernode, client, privacy, init = (typer.Typer() for _ in range(5))
 GROUPS = {"vault": vault, "supernode": supernode, "client": client, "privacy": privacy, "init": init}
 
 RelayFile = Annotated[Path, typer.Argument(help="relay.toml")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask: for scripts.")]
 
 
 @vault.command("start")
@@ -79,22 +84,61 @@ def make_client_keys(
 
 
 @client.command("approve")
-def approve_plan(organization: OrganizationFile, plan: PlanFile) -> None:
-    """Show what a plan would cost, and record it as approved."""
+def approve_plan(
+    organization: OrganizationFile,
+    plan: PlanFile,
+    runs: Annotated[int, typer.Option(help="How many runs to approve, from 1 to 1000.")] = 1,
+    yes: Yes = False,
+) -> None:
+    """Show what a plan would cost, ask, and record it as approved for one more run."""
+    from client.admin.approvals import approve, check_runs
     from client.admin.cost import plan_cost
-    from client.vault.policy.approval import Approvals
     from client.vault.policy.organization import Organization
     from common.plan.plan import Plan
 
+    check_runs(runs)
     settings, chosen = Organization.read(organization), Plan.read(plan)
-    cost = plan_cost(settings, chosen)
+    cost = plan_cost(settings, chosen, runs)
+    _require_terminal(yes)
     report(
         f"{chosen.name}: {cost.mechanism.steps} steps at rate {cost.mechanism.sample_rate:.4g} with noise "
         f"σ = {cost.mechanism.noise_multiplier} cost ε = {cost.epsilon} at δ = {cost.delta:g}"
     )
-    report(f"lifetime: ε = {cost.spent} of {cost.cap.epsilon} spent so far; {cost.after} after this run")
-    Approvals(settings.path(settings.policy.approvals)).add(chosen)
-    report(f"approved: {chosen.digest()}")
+    these = "this run" if runs == 1 else f"these {runs} runs"
+    report(f"lifetime: ε = {cost.spent} of {cost.cap.epsilon} spent so far; {cost.after} after {these}")
+    if not _confirmed(f"Approve {'one run' if runs == 1 else f'{runs} runs'} of this plan?", yes):
+        raise typer.Exit(1)
+    left = approve(settings, chosen, runs)
+    report(f"approved: {chosen.digest()}; runs left: {left}")
+
+
+@client.command("approvals")
+def list_approved_plans(organization: OrganizationFile, as_json: AsJson = False) -> None:
+    """List the approved plans, and how many of the approved runs are left."""
+    from client.admin.approvals import list_approvals, print_approvals
+    from client.vault.policy.organization import Organization
+
+    values = list_approvals(Organization.read(organization))
+    if as_json:
+        print_json(values)
+        return
+    print_approvals(values, screen)
+
+
+@client.command("withdraw")
+def withdraw_approval(
+    organization: OrganizationFile,
+    plan: Annotated[str, typer.Argument(help="The plan's file, or at least 8 digits of its digest.")],
+) -> None:
+    """Withdraw the approval of a plan. A run that is already charged goes on."""
+    from client.admin.approvals import withdraw
+    from client.vault.policy.organization import Organization
+
+    settings = Organization.read(organization)
+    approval, left = withdraw(settings, plan)
+    report(f"withdrawn: {approval.digest}, {approval.name}; approved runs that were left: {left}")
+    if settings.policy.plans == "any-within-policy":
+        report('policy.plans = "any-within-policy": the vault runs this plan without an approval')
 
 
 @client.command("check")
@@ -162,6 +206,44 @@ def show_budget(organization: OrganizationFile, as_json: AsJson = False) -> None
         print_json(values)
         return
     print_budget(values, screen)
+
+
+@privacy.command("raise-cap")
+def raise_lifetime_cap(organization: OrganizationFile, yes: Yes = False) -> None:
+    """Raise the lifetime cap in the ledger to that of organization.toml. The vault must not be running."""
+    from client.admin.budget import times
+    from client.admin.raise_cap import raise_cap
+    from client.vault.policy.organization import Organization
+
+    settings = Organization.read(organization)
+
+    def confirm(change: CapRaise) -> bool:
+        _require_terminal(yes)
+        before, after = change.current, change.wanted
+        earlier = f"; it was raised {times(change.raised)} before" if change.raised else ""
+        report(
+            f"{settings.name}: lifetime cap ε = {before.epsilon}, δ = {before.delta} becomes ε = {after.epsilon}, "
+            f"δ = {after.delta}; ε = {change.spent} is spent{earlier}"
+        )
+        return _confirmed("Every later statement will say that the cap was raised. Raise it?", yes)
+
+    if not raise_cap(settings, confirm):
+        raise typer.Exit(1)
+    report(f"raised: the vault of {settings.name} may now spend ε = {settings.policy.max_epsilon} in all")
+
+
+def _require_terminal(yes: bool) -> None:
+    """Check that a question can be asked, or need not be."""
+    if not yes and not (sys.stdin and sys.stdin.isatty()):
+        raise InputError("there is no terminal to ask on; to answer yes in a script, add --yes")
+
+
+def _confirmed(question: str, yes: bool) -> bool:
+    """Ask on the terminal, unless the answer is given."""
+    if yes or typer.confirm(question):
+        return True
+    report("nothing was recorded")
+    return False
 
 
 @init.command("organization")

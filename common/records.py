@@ -7,7 +7,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +24,12 @@ def read_records(path: Path) -> list[Record]:
 
 
 def placed_records(path: Path) -> list[Placed]:
-    """Read every record of a file or folder, with its position.
+    """Read every record of a file or folder, with its position; see `iterate_records`."""
+    return list(iterate_records(path))
+
+
+def iterate_records(path: Path) -> Iterator[Placed]:
+    """Read the records of a file or folder one after another, each with its position.
 
     Args:
         path: `.jsonl` (one JSON object per line; empty lines are skipped) or `.csv` (with a header line), both in
@@ -34,16 +39,15 @@ def placed_records(path: Path) -> list[Placed]:
     Raises:
         InputError: no such file, an unknown format, a line that is not a record (with its number), or no records.
     """
-    if path.is_dir():
-        records = list(_read_folder(path))
-    else:
-        reader = _reader(path)
-        if not path.is_file():
-            raise InputError(f"{path}: there is no such file")
-        records = list(reader(path))
-    if not records:
+    reader = _read_folder if path.is_dir() else _reader(path)
+    if not (path.is_dir() or path.is_file()):
+        raise InputError(f"{path}: there is no such file")
+    empty = True
+    for placed in reader(path):
+        empty = False
+        yield placed
+    if empty:
         raise InputError(f"{path}: holds no records")
-    return records
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Placed]]:
@@ -121,10 +125,9 @@ def _read_parquet(path: Path) -> Iterator[Placed]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            batches = list(file.iter_batches())
+            yield from _rows(file.iter_batches())
     except (OSError, pyarrow.ArrowException) as error:
         raise _unreadable(path, "as parquet", error) from None
-    yield from _rows(batches)
 
 
 def _read_folder(path: Path) -> Iterator[Placed]:
@@ -151,7 +154,7 @@ def _read_folder(path: Path) -> Iterator[Placed]:
         raise _unreadable(path, "as a folder of the datasets library", error) from None
 
 
-def _rows(batches: list[Any]) -> Iterator[Placed]:
+def _rows(batches: Iterable[Any]) -> Iterator[Placed]:
     number = 0
     for batch in batches:
         for record in batch.to_pylist():

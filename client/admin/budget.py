@@ -14,7 +14,7 @@ from client.vault.policy.policy import lifetime_cap
 
 
 def budget(organization: Organization) -> dict[str, Any]:
-    """What an organization has spent, reserved and left, in ε at the δ of its lifetime cap.
+    """What an organization has spent, reserved and left, in ε at the δ of the lifetime cap in its ledger.
 
     The full cost of a run is charged when the run is reserved. Once all its rounds are released, the run is
     "complete" and its cost counts as spent; until then it is "reserved", and so is its cost, which is never
@@ -25,8 +25,9 @@ def budget(organization: Organization) -> dict[str, Any]:
         InputError: the ledger does not exist or belongs to another organization.
         LedgerError: an entry was changed or removed.
     """
-    cap = lifetime_cap(organization)
     with read_ledger(organization) as ledger:
+        # The ledger of an earlier version has no cap until its vault starts.
+        cap, raised = ledger.cap.current or lifetime_cap(organization), ledger.cap.raised
         runs = [(run, len(ledger.settled_rounds(run.run))) for run in ledger.runs()]
         head = ledger.head
     charged = cap.spent([run.cost for run, _ in runs])
@@ -39,6 +40,7 @@ def budget(organization: Organization) -> dict[str, Any]:
         "epsilon_reserved": round(max(charged - spent, 0.0), 6),
         "epsilon_left": round(max(cap.epsilon - charged, 0.0), 6),
         "max_epsilon": cap.epsilon,
+        "raised": raised,
         "accountant": cap.accountant,
         "head": {"number": head.number, "digest": head.digest},
         "runs": [
@@ -54,6 +56,15 @@ def budget(organization: Organization) -> dict[str, Any]:
             for run, settled in runs
         ],
     }
+
+
+def times(count: int) -> str:
+    """Say how often something happened.
+
+    >>> times(1), times(2)
+    ('once', '2 times')
+    """
+    return "once" if count == 1 else f"{count} times"
 
 
 def print_budget(values: Mapping[str, Any], console: Console) -> None:
@@ -73,10 +84,11 @@ def print_budget(values: Mapping[str, Any], console: Console) -> None:
                 run["state"],
             )
         console.print(table)
+    raised = f"; the cap was raised {times(values['raised'])}" if values["raised"] else ""
     console.print(
         f"{values['organization']}: ε spent {values['epsilon_spent']:.4f}, reserved "
         f"{values['epsilon_reserved']:.4f}, left {values['epsilon_left']:.4f} of {values['max_epsilon']:g} at "
-        f"δ = {values['delta']:g} ({values['accountant']}); ledger entry {values['head']['number']}",
+        f"δ = {values['delta']:g} ({values['accountant']}); ledger entry {values['head']['number']}{raised}",
         highlight=False,
         soft_wrap=True,
     )

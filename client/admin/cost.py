@@ -20,9 +20,9 @@ class PlanCost:
 
     Attributes:
         mechanism: the mechanism of the whole run.
-        epsilon, delta: the cost of the whole run.
+        epsilon, delta: the cost of one run.
         spent: ε of all runs so far.
-        after: ε of all runs including this one.
+        after: ε of all runs including the new ones.
         cap: the limit over all runs.
     """
 
@@ -34,29 +34,36 @@ class PlanCost:
     cap: Cap
 
 
-def plan_cost(organization: Organization, plan: Plan) -> PlanCost:
-    """Compute what a plan would cost. Nothing is spent.
+def plan_cost(organization: Organization, plan: Plan, runs: int = 1) -> PlanCost:
+    """Compute what runs of a plan would cost. Nothing is spent.
+
+    Args:
+        organization: the organization's settings.
+        plan: the plan.
+        runs: the number of new runs.
 
     Raises:
-        InputError: the policy refuses the plan, the lifetime cap does not cover it, or the ledger belongs to
+        InputError: the policy refuses the plan, the lifetime cap does not cover the runs, or the ledger belongs to
             another organization.
         LedgerError: an entry of the ledger was changed or removed.
     """
     mechanism = check_plan_fits(plan, organization)
-    cap = lifetime_cap(organization)
     run = Cost(mechanism, epsilon(mechanism, plan.privacy.delta), plan.privacy.delta)
-    charged = _charged_costs(organization)
-    if not cap.covers([*charged, run]):
-        raise InputError(
-            f"the plan costs ε = {run.epsilon}, δ = {run.delta}; the lifetime budget does not cover it: "
-            f"{cap.describe(charged)}"
+    cap, charged = _cap_and_costs(organization)
+    if not cap.covers([*charged, *[run] * runs]):
+        cost = f"the plan costs ε = {run.epsilon}, δ = {run.delta}" + (
+            "" if runs == 1 else f" in each of {runs} runs"
         )
-    return PlanCost(mechanism, run.epsilon, run.delta, cap.spent(charged), cap.spent([*charged, run]), cap)
+        raise InputError(f"{cost}; the lifetime budget does not cover it: {cap.describe(charged)}")
+    return PlanCost(
+        mechanism, run.epsilon, run.delta, cap.spent(charged), cap.spent([*charged, *[run] * runs]), cap
+    )
 
 
-def _charged_costs(organization: Organization) -> list[Cost]:
-    """The costs in the ledger; empty if the vault has not created it yet."""
+def _cap_and_costs(organization: Organization) -> tuple[Cap, list[Cost]]:
+    """The cap and the costs in the ledger; the policy's cap and no costs if the vault has not created it yet."""
     if not organization.path(organization.vault.ledger).exists():
-        return []
+        return lifetime_cap(organization), []
     with read_ledger(organization) as ledger:
-        return ledger.spent()
+        # The ledger of an earlier version has no cap until its vault starts.
+        return ledger.cap.current or lifetime_cap(organization), ledger.spent()

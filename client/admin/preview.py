@@ -16,10 +16,10 @@ from rich.text import Text
 from client.vault.policy.organization import Entity, Organization
 from client.vault.records.anonymize import Anonymizer, check_fields, open_anonymizer, readable
 from client.vault.records.replacement import Anonymized, token
-from client.vault.records.units import load_records
+from client.vault.records.units import iterate_organization
 from common.errors import InputError
 from common.plan.plan import Plan
-from common.records import Placed, placed_records
+from common.records import Placed, iterate_records
 from common.tasks import UnusableError
 from common.untrusted import printable
 
@@ -92,7 +92,8 @@ def preview(
             "data.anonymize is missing: organization.toml needs a [data.anonymize] table, which may be empty"
         )
     # With a plan, fields have the plan's names; without one, the names in the file, so that no text counts twice.
-    placed = load_records(organization) if plan else placed_records(organization.path(organization.data.train))
+    path = organization.path(organization.data.train)
+    placed = list(iterate_organization(organization) if plan else iterate_records(path))
     check_fields(organization, [record for _, record in placed])
     result = Preview(settings.entities, len(placed))
     for number, record in enumerate(placed):

@@ -72,12 +72,12 @@ def _run(
     records = yield from check_records(organization)
     report("base models")
     tokenizer = yield from check_models(organization, plan)
-    units = None
+    encoded = None
     if plan is not None and records is not None and tokenizer is not None:
         report("records as the plan encodes them")
-        units = yield from check_examples(organization, plan, records, tokenizer)
+        encoded = yield from check_examples(organization, plan, records, tokenizer)
     report("device")
-    yield from check_device(organization, plan, units)
+    yield from check_device(organization, plan, encoded)
 
 
 def to_json(organization: Organization, findings: Sequence[Finding]) -> dict[str, Any]:

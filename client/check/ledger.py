@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from client.admin.budget import budget
+from client.admin.budget import budget, times
 from client.check.findings import Findings, Group
+from client.vault.ledger.cap import is_higher
 from client.vault.ledger.reader import read_ledger
 from client.vault.policy.organization import Organization
+from client.vault.policy.policy import lifetime_cap
 from common.errors import InputError
 from common.keys.statement_key import StatementKey, key_fingerprint
 
@@ -54,6 +56,28 @@ def _ledger(organization: Organization, path: Path) -> Findings[None]:
         yield _GROUP.ok("budget", text)
     else:
         yield _GROUP.warning("budget", f"{text}: no further run is possible on this data")
+    yield from _cap(organization)
+
+
+def _cap(organization: Organization) -> Findings[None]:
+    """Compare the cap of organization.toml with that of the ledger, as the vault does when it starts."""
+    wanted = lifetime_cap(organization)
+    with read_ledger(organization) as ledger:
+        current, raised = ledger.cap.current, ledger.cap.raised
+    if current is None:
+        return
+    text = f"ε = {current.epsilon:g} at δ = {current.delta:g} in the ledger, raised {times(raised)}"
+    configured = f"organization.toml has ε = {wanted.epsilon:g} at δ = {wanted.delta:g}"
+    if is_higher(wanted, current):
+        yield _GROUP.wrong(
+            "lifetime cap",
+            f"{text}; {configured}, and the vault would not start: to raise the cap, run: "
+            "sotto privacy raise-cap ORGANIZATION.toml",
+        )
+    elif wanted == current:
+        yield _GROUP.ok("lifetime cap", text)
+    else:
+        yield _GROUP.ok("lifetime cap", f"{text}; {configured}, which applies when the vault starts")
 
 
 def _ledger_key(organization: Organization, key: StatementKey) -> Findings[None]:

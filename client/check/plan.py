@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from client.admin.approvals import approved_runs
 from client.admin.cost import plan_cost
 from client.check.findings import Findings, Group
-from client.vault.policy.approval import Approvals
 from client.vault.policy.organization import Organization
 from client.vault.policy.policy import check_plan_fits
 from common.plan.plan import Plan
@@ -43,15 +43,17 @@ def _cost(organization: Organization, plan: Plan) -> Findings[None]:
 
 
 def _approval(organization: Organization, plan: Plan) -> Findings[None]:
-    policy = organization.policy
     digest = f"digest {plan.digest()[:12]}"
-    if policy.plans == "any-within-policy":
+    if organization.policy.plans == "any-within-policy":
         yield _GROUP.ok("approval", f'not required, since policy.plans = "any-within-policy"; {digest}')
-    elif plan in Approvals(organization.path(policy.approvals)):
-        yield _GROUP.ok("approval", f"approved; {digest}")
-    else:
-        yield _GROUP.warning(
-            "approval",
-            f"not approved, {digest}: it would be refused; to approve it, run: "
-            "sotto client approve ORGANIZATION.toml PLAN.toml",
-        )
+        return
+    approval, left = approved_runs(organization, plan)
+    if left:
+        yield _GROUP.ok("approval", f"approved, runs left: {left}; {digest}")
+        return
+    state = "not approved" if approval is None else "its approved runs are used up"
+    yield _GROUP.warning(
+        "approval",
+        f"{state}, {digest}: a new run would be refused; to approve one, run: "
+        "sotto client approve ORGANIZATION.toml PLAN.toml",
+    )

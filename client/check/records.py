@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import difflib
 import statistics
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from client.check.findings import Findings, Group
 from client.vault.policy.organization import Organization
 from client.vault.records.anonymize import RecordTransform, check_fields, open_anonymizer, record_transform
-from client.vault.records.units import EncodedRecords, Unit, encode, group_by_user, load_records, user_of
+from client.vault.records.encoded import Unit
+from client.vault.records.units import (
+    EncodedRecords,
+    encode,
+    encode_record,
+    group_by_user,
+    iterate_organization,
+    user_of,
+)
 from client.vault.start import record_summary
 from common.plan.plan import Plan
 from common.records import Placed, Record
@@ -23,6 +33,14 @@ _MAX_DRAW_FACTOR = 2.0
 _MAX_TRUNCATED_SHARE = 0.1
 _MAX_REASONS = 5
 _MAX_PLACES = 3
+
+
+@dataclass(frozen=True)
+class EncodedForPlan:
+    """The units as a plan encodes them, and the seconds that it took."""
+
+    units: Sequence[Unit]
+    seconds: float
 
 
 def check_records(organization: Organization) -> Findings[list[Placed] | None]:
@@ -43,17 +61,17 @@ def check_records(organization: Organization) -> Findings[list[Placed] | None]:
 
 def check_examples(
     organization: Organization, plan: Plan, records: Sequence[Placed], tokenizer: Any
-) -> Findings[Sequence[Unit] | None]:
+) -> Findings[EncodedForPlan | None]:
     """Encode the records for a plan, as training would.
 
     Returns:
-        The units; None if no record can be trained on.
+        The units, and how long they took; None if no record can be trained on.
     """
     return (yield from _GROUP.run("examples", _examples(organization, plan, records, tokenizer)))
 
 
 def _file(organization: Organization) -> Findings[list[Placed]]:
-    placed = load_records(organization)
+    placed = list(iterate_organization(organization))
     yield _GROUP.ok("file", f"{len(placed)} records in {organization.path(organization.data.train)}")
     return placed
 
@@ -123,26 +141,29 @@ def _anonymization(organization: Organization, records: list[Record]) -> Finding
 
 def _cached(transform: RecordTransform) -> RecordTransform:
     """Cache a slow transform by record: the checks encode each record more than once."""
-    cache: dict[int, Record] = {}
+    # With the record itself: the id of an object that is gone may be that of another.
+    cache: dict[int, tuple[Record, Record]] = {}
 
     def transform_once(record: Record) -> Record:
         if id(record) not in cache:
-            cache[id(record)] = transform(record)
-        return cache[id(record)]
+            cache[id(record)] = record, transform(record)
+        return cache[id(record)][1]
 
     return transform_once
 
 
 def _examples(
     organization: Organization, plan: Plan, placed: Sequence[Placed], tokenizer: Any
-) -> Findings[Sequence[Unit] | None]:
+) -> Findings[EncodedForPlan | None]:
     field = organization.data.user_field
     # Records without a user are reported by check_records.
     placed = [(place, record) for place, record in placed if field is None or user_of(record, field) is not None]
     records = [record for _, record in placed]
     task = make_task(plan.task, tokenizer)
     transform = _cached(record_transform(open_anonymizer(organization), plan.task))
+    started = time.perf_counter()
     encoded = encode(records, task, field, transform)
+    seconds = time.perf_counter() - started
     examples = [example for unit in encoded.units for example in unit]
     if not examples:
         yield _GROUP.wrong("examples", f"no record can be trained on; {_reasons(plan, placed, task, transform)}")
@@ -158,7 +179,7 @@ def _examples(
     untruncated = make_task(_untruncated(plan), tokenizer)
     yield from _lengths(plan, examples, lambda: encode(records, untruncated, field, transform))
     yield from _records_per_user(plan, encoded)
-    return encoded.units
+    return EncodedForPlan(encoded.units, seconds)
 
 
 def _lengths(plan: Plan, examples: Sequence[Example], untruncated: Callable[[], EncodedRecords]) -> Findings[None]:
@@ -200,11 +221,9 @@ def _reasons(plan: Plan, placed: Sequence[Placed], task: Task, transform: Record
     places: dict[str, list[str]] = {}
     for place, record in placed:
         try:
-            task.encode(transform(record))
+            encode_record(record, task, transform)
         except UnusableError as error:
             places.setdefault(str(error), []).append(place)
-        except Exception as error:  # as in training, any error makes the record unusable
-            places.setdefault(f"it cannot be encoded ({type(error).__name__})", []).append(place)
     ordered = sorted(places.items(), key=lambda item: -len(item[1]))
     lines = [f"{len(where)}: {reason} ({_some(where)})" for reason, where in ordered[:_MAX_REASONS]]
     if len(ordered) > _MAX_REASONS:

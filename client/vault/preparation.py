@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,13 +11,14 @@ import torch
 from client.vault.policy.organization import Organization
 from client.vault.records.anonymize import open_anonymizer, record_transform
 from client.vault.records.units import encode
+from client.vault.training.errors import GuaranteeError
 from client.vault.training.features import FrozenUnits
-from client.vault.training.per_example import GuaranteeError
 from client.vault.training.rows import checked_rows
 from client.vault.training.rows_cache import RowsCache, rows_key
 from client.vault.training.verification import verified_precision
 from common.errors import InputError, Refused
 from common.model.model import LoraModel
+from common.model.precision import fix_threads
 from common.plan.plan import Plan
 from common.records import Record
 from common.tasks import Task, make_task
@@ -67,8 +68,9 @@ class PlanPreparation:
     """
 
     def __init__(
-        self, organization: Organization, records: list[Record], load_model: ModelLoader, rows: RowsCache
+        self, organization: Organization, records: Sequence[Record], load_model: ModelLoader, rows: RowsCache
     ) -> None:
+        fix_threads()
         self._organization = organization
         self._records = records
         self._load_model = load_model
@@ -110,7 +112,7 @@ class PlanPreparation:
         _check_fingerprint(model, fingerprint)
         try:
             precision = verified_precision(model, task, plan)
-            fewer_rows = self._check_rows(model, task, plan, precision)
+            fewer_rows = check_rows(self._organization, model, task, plan, precision, self._rows)
         except GuaranteeError as error:
             # The verification used synthetic examples only, so the text may leave the vault.
             raise Refused("not-trainable", str(error)) from None
@@ -124,10 +126,35 @@ class PlanPreparation:
 
         return PreparedPlan(model, task, precision, fewer_rows, encode_records)
 
-    def _check_rows(self, model: LoraModel, task: Task, plan: Plan, precision: torch.dtype) -> dict[int, int]:
-        most, device = self._organization.vault.max_tokens, device_of(model.module)
-        key = rows_key(model.fingerprint, _model_key(plan), device, most, precision)
-        return self._rows.get(key, lambda: checked_rows(model, task, plan, most, precision))
+
+def rows_cache(organization: Organization, *, read_only: bool = False) -> RowsCache:
+    """What is known of the rows on this machine, beside the organization's ledger."""
+    path = organization.path(organization.vault.ledger).with_name("rows.json")
+    return RowsCache(path, read_only=read_only)
+
+
+def check_rows(
+    organization: Organization, model: LoraModel, task: Task, plan: Plan, precision: torch.dtype, cache: RowsCache
+) -> dict[int, int]:
+    """Check the rows of micro-batches, unless the result is known.
+
+    Args:
+        organization: the organization's settings.
+        model: in training mode, with the layers of `plan`.
+        task: of the plan.
+        plan: the plan, at the organization's rank.
+        precision: of the matrix products.
+        cache: of results.
+
+    Returns:
+        Padded length → rows, for the shapes that need fewer than `vault.max_tokens` allows.
+
+    Raises:
+        GuaranteeError: see `checked_rows`.
+    """
+    most = organization.vault.max_tokens
+    key = rows_key(model.fingerprint, _model_key(plan), device_of(model.module), most, precision)
+    return cache.get(key, lambda: checked_rows(model, task, plan, most, precision))
 
 
 def _model_key(plan: Plan) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from client.channel.framing import check_socket_path
 from client.vault.ledger.ledger import Ledger
 from client.vault.policy.organization import Organization
 from client.vault.records.anonymize import check_fields
-from client.vault.records.units import group_by_user, load_records
+from client.vault.records.store import RecordStore
+from client.vault.records.units import group_by_user, iterate_organization
 from client.vault.service import VaultServer, make_socket_folder
 from client.vault.training.entropy import Entropy
 from client.vault.training.exact import MOST_UNITS
@@ -73,7 +74,9 @@ def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy)
     device = open_device(organization.vault.device)
     for name in organization.models:
         base_model_folder(organization, name)
-    records = [record for _, record in load_records(organization)]
+    records = RecordStore(
+        (record for _, record in iterate_organization(organization)), ledger_path.with_name("records.arrow")
+    )
     summary = record_summary(records, organization)
     check_fields(organization, records)
     check_count(records, organization)
@@ -106,7 +109,7 @@ def base_model_folder(organization: Organization, name: str) -> Path:
     return folder
 
 
-def check_count(records: list[Record], organization: Organization) -> None:
+def check_count(records: Sequence[Record], organization: Organization) -> None:
     """Refuse more units than a sum of 64-bit integers can hold.
 
     Raises:
@@ -123,7 +126,7 @@ def check_count(records: list[Record], organization: Organization) -> None:
         )
 
 
-def record_summary(records: list[Record], organization: Organization) -> str:
+def record_summary(records: Sequence[Record], organization: Organization) -> str:
     """Describe the number of records and users, for the operator's own terminal.
 
     A misspelt field is an error: otherwise every run would train on no record, at its full cost in ε.

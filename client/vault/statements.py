@@ -9,7 +9,6 @@ from dataclasses import replace
 from client.vault.ledger.ledger import Ledger
 from client.vault.ledger.reservation import Reservation
 from client.vault.policy.organization import Organization
-from client.vault.policy.policy import lifetime_cap
 from common.protocol.statement import Lifetime, Statement
 
 
@@ -24,7 +23,7 @@ def make_statement(
         reservation: the run's reservation.
         boundary: what separates the records from the network.
     """
-    cap = lifetime_cap(organization)
+    cap = ledger.cap.required()
     statement = Statement(
         organization=organization.name,
         run=reservation.run,
@@ -35,7 +34,7 @@ def make_statement(
         mechanisms=(reservation.mechanism,),
         epsilon=reservation.epsilon,
         delta=reservation.delta,
-        lifetime=Lifetime(cap.spent(ledger.spent()), cap.epsilon, cap.delta, cap.accountant),
+        lifetime=Lifetime(cap.spent(ledger.spent()), cap.epsilon, cap.delta, cap.accountant, ledger.cap.raised),
         boundary=boundary,
         versions=_versions(),
         head=ledger.head,

@@ -124,12 +124,31 @@ def _check_fits(base: Any, tokenizer: Any, plan: Plan) -> None:
         raise InputError(
             f"model.base = {plan.model.base!r}: its tokenizer has {len(tokenizer)} tokens, the model {rows}"
         )
-    positions = getattr(base.config, "max_position_embeddings", None)
+    positions = positions_of(base)
     if positions is not None and padded_length(plan.task.max_length) > positions:
         raise InputError(
             f"task.max_length = {plan.task.max_length}: it should be at most {positions // 16 * 16 - 1}, "
             f"since the base model has {positions} positions"
         )
+
+
+# Learned positions, by the names of the models in transformers. Tables of relative positions limit no length.
+_POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
+
+
+def positions_of(base: Any) -> int | None:
+    """The most tokens that a model has positions for; None without a limit.
+
+    Beside what its configuration says, its embeddings of positions count: RoBERTa's begin at its padding's number
+    and one more, BART's at an offset, and LED's are not in `max_position_embeddings`.
+    """
+    stated = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    limits = [] if stated is None else [int(stated)]
+    for name, module in base.named_modules():
+        if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES:
+            first = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - first)
+    return min(limits, default=None)
 
 
 def with_head(peft: Any, section: TaskSection) -> Any:

@@ -29,6 +29,11 @@ def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
+def fix_threads() -> None:
+    """Keep the number of threads: by default MKL may use fewer for a product, and then rounds otherwise."""
+    torch.set_num_threads(torch.get_num_threads())
+
+
 @contextmanager
 def repeatable_kernels(device: torch.device) -> Iterator[None]:
     """Kernels of a GPU that round the same way each time: none that add by atomic operations.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,10 @@ from common.settings import Section
 
 Kind = Literal["causal-lm", "chat", "classification", "question-answering", "seq2seq"]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
+
+# A template that repeats fields multiplies a record's text, and with it the time and memory of its encoding.
+MOST_FIELDS = 64
+MOST_REPETITIONS = 4
 
 # The keys that a kind of task allows besides `kind` and `max_length`, and those of them that it requires.
 _KEYS: dict[str, tuple[set[str], set[str]]] = {
@@ -89,6 +94,12 @@ class TaskSection(Section):
             # Attribute and index access would reach beyond the record's own fields.
             if not name or not name.isidentifier() or spec or conversion:
                 raise ValueError(f"{name!r} should be the plain name of a field")
+        names = Counter(name for name, _, _ in fields)
+        most, times = names.most_common(1)[0]
+        if times > MOST_REPETITIONS:
+            raise ValueError(f"it contains {{{most}}} {times} times; at most {MOST_REPETITIONS} are allowed")
+        if len(fields) > MOST_FIELDS:
+            raise ValueError(f"it contains {len(fields)} fields; at most {MOST_FIELDS} are allowed")
         return value
 
     @field_validator("labels")

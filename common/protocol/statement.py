@@ -88,12 +88,17 @@ def read_head(text: str) -> Head | None:
 
 @dataclass(frozen=True)
 class Lifetime:
-    """The budget over all runs: what is spent, the cap, and the composition."""
+    """The budget over all runs: what is spent, the cap, and the composition.
+
+    Attributes:
+        raised: how many times the organization raised its cap.
+    """
 
     epsilon_spent: float
     max_epsilon: float
     delta: float
     accountant: str
+    raised: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,11 @@ class Statement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for storage and for the wire."""
-        return {**asdict(self), "mechanisms": [mechanism.to_dict() for mechanism in self.mechanisms]}
+        values = {**asdict(self), "mechanisms": [mechanism.to_dict() for mechanism in self.mechanisms]}
+        # Statements of earlier versions have no such field; their signatures must still cover the same bytes.
+        if self.lifetime.raised == 0:
+            del values["lifetime"]["raised"]
+        return values
 
     def to_json(self) -> str:
         """Serialize for the wire."""

@@ -108,7 +108,8 @@ def render_page(report: PrivacyReport, run: RunSummary) -> str:
         problems=[item for item in organizations if item["problems"]],
         warned=[item for item in organizations if item["warnings"]],
         weakest=_weakest(organizations),
-        charts=_charts(organizations, plan, rounds),
+        costliest=_costliest(organizations),
+        charts=_charts(_costliest(organizations), plan, rounds),
         evaluation=_evaluation(evaluation_section(run)),
         participation=_participation(rounds, [item["name"] for item in organizations]),
         traffic=_traffic(run),
@@ -147,10 +148,13 @@ def _weakest(organizations: Sequence[_Organization]) -> _Organization | None:
     return max(valid, key=lambda item: item["lifetime"]["epsilon_spent"], default=None)
 
 
-def _charts(
-    organizations: Sequence[_Organization], plan: Plan, rounds: Sequence[RoundLine]
-) -> dict[str, Chart | None]:
-    costliest = max(organizations, key=lambda item: item["epsilon"], default=None)
+def _costliest(organizations: Sequence[_Organization]) -> _Organization | None:
+    """Return the organization whose run has the largest ε, of those whose statements hold."""
+    valid = [item for item in organizations if not item["problems"]]
+    return max(valid, key=lambda item: item["epsilon"], default=None)
+
+
+def _charts(costliest: _Organization | None, plan: Plan, rounds: Sequence[RoundLine]) -> dict[str, Chart | None]:
     cost = None
     if costliest is not None:
         values, number = costliest["mechanism"], plan.training.rounds

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from common.keys.statement_key import key_fingerprint
 from common.plan.plan import Plan
 from common.privacy.accounting import epsilon
 from common.protocol.statement import SIMULATED, Statement
+from common.report.accountants import rules
 from common.report.verification import SignatureState, signature_state, statement_problems, statement_warnings
 from common.untrusted import printable
 
@@ -41,12 +42,17 @@ class MechanismEntry(TypedDict):
 
 
 class LifetimeEntry(TypedDict):
-    """The budget of an organization over all its runs, as in the statement."""
+    """The budget of an organization over all its runs, as in the statement.
+
+    Attributes:
+        raised: how many times the cap was raised; absent if never.
+    """
 
     epsilon_spent: float
     max_epsilon: float
     delta: float
     accountant: str
+    raised: NotRequired[int]
 
 
 class HeadEntry(TypedDict):
@@ -101,7 +107,7 @@ class PrivacyReport(TypedDict):
     Attributes:
         run: the run's id.
         guarantee: in one sentence.
-        epsilon: the largest of the organizations; None without any.
+        epsilon: the largest of the organizations whose statements hold; None without any.
         organizations: one entry for each statement.
         missing_statements: organizations that answered a round and sent no statement.
         not_covered: what the guarantee does not cover, one sentence each.
@@ -138,7 +144,7 @@ def build_report(
     return {
         "run": run,
         "guarantee": guarantee(statements, invalid),
-        "epsilon": max((item["epsilon"] for item in organizations), default=None),
+        "epsilon": max((item["epsilon"] for item in organizations if not item["problems"]), default=None),
         "organizations": organizations,
         "missing_statements": missing,
         "not_covered": list(NOT_COVERED),
@@ -203,7 +209,7 @@ def to_json(report: PrivacyReport) -> str:
 def _organization(statement: Statement, run: str, keys: Mapping[str, str], plan: Plan | None) -> OrganizationEntry:
     values = statement.to_dict()
     (mechanism,) = statement.mechanisms
-    recomputed = epsilon(mechanism, statement.delta)
+    recomputed = rules(statement).epsilon(mechanism, statement.delta)
     signature = signature_state(statement, run, keys)
     return {
         "name": statement.organization,
@@ -227,5 +233,5 @@ def _organization(statement: Statement, run: str, keys: Mapping[str, str], plan:
         "key_fingerprint": key_fingerprint(statement.key),
         "registered_key_fingerprint": key_fingerprint(keys.get(statement.organization, "")),
         "problems": statement_problems(statement, recomputed, signature, plan),
-        "warnings": statement_warnings(signature),
+        "warnings": statement_warnings(statement, signature),
     }

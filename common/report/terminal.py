@@ -16,7 +16,7 @@ _SIGNATURES = {"valid": "green", "unregistered": "yellow", "invalid": "bold red"
 
 
 def print_report(report: PrivacyReport, console: Console) -> None:
-    """Print a short table of the organizations, then the warnings."""
+    """Print a short table of the organizations, with a mark where a statement does not hold; then the warnings."""
     organizations = report["organizations"]
     if not organizations:
         console.print("[red]trained without privacy: ε is infinite[/red]")
@@ -33,7 +33,7 @@ def print_report(report: PrivacyReport, console: Console) -> None:
     for item in organizations:
         lifetime, colour = item["lifetime"], _SIGNATURES[item["signature"]]
         table.add_row(
-            _cell(item["name"]),
+            f"{_cell(item['name'])} [bold red]✕[/bold red]" if item["problems"] else _cell(item["name"]),
             _cell(item["unit"]),
             f"{item['epsilon']:.4f}",
             f"{item['delta']:g}",
@@ -42,6 +42,8 @@ def print_report(report: PrivacyReport, console: Console) -> None:
             f"[{colour}]{item['signature']}[/{colour}]",
         )
     console.print(table)
+    if problems(report):
+        console.print("[bold red]✕ the statement does not hold:[/bold red] do not rely on its numbers")
     for text in warnings(report):
         console.print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
     if any(item["boundary"].startswith(SIMULATED) for item in organizations):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from common.plan.plan import Plan
 from common.plan.task import TaskSection
-from common.report.report import OrganizationEntry, PrivacyReport
+from common.report.report import OrganizationEntry, PrivacyReport, two_decimals
 from common.run.round_line import RoundLine
 from common.run.selection import result_line, selection_note
 from common.run.summary import RunSummary
@@ -151,8 +151,9 @@ def _privacy_table(organizations: list[OrganizationEntry]) -> str:
     ]
     for item in organizations:
         mechanism = item["mechanisms"][0]
+        doubt = " (its statement does not hold)" if item["problems"] else ""
         lines.append(
-            f"| {_plain(item['name'])} | {item['epsilon']:.2f} | {item['delta']:g} "
+            f"| {_plain(item['name'])}{doubt} | {two_decimals(item['epsilon'])} | {item['delta']:g} "
             f"| {_plain(item['unit'])}, {_plain(item['adjacency'])} "
             f"| {mechanism['kind']}, q = {mechanism['sample_rate']:.4g}, "
             f"σ = {mechanism['noise_multiplier']:g}, {mechanism['steps']} steps |"

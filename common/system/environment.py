@@ -15,6 +15,8 @@ _DEFAULTS = {
     "GOMP_SPINCOUNT": "10000",
     # Products on a GPU are rounded the same way each time only with a workspace of this kind.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    # Otherwise MKL rounds the last rows of some products differently if it has two threads or more.
+    "MKL_CBWR": "AUTO,STRICT",
     "GRPC_ENABLE_FORK_SUPPORT": "0",
     "GRPC_VERBOSITY": "NONE",
 }

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # A label that contributes no loss.
 IGNORED = -100
+# A longer text is not tokenized: some tokenizers take minutes for one, or give up.
+MOST_CHARACTERS = 2**20
 
 
 class UnusableError(ValueError):

@@ -54,7 +54,7 @@ class Chat(NextTokens):
     def encode(self, record: Mapping[str, Any]) -> tuple[Example, ...]:
         """Encode the dialogue; the labels are the tokens of the assistant's turns, with the end of each turn."""
         try:
-            ids, labels = self._tokens(self._messages(record))
+            ids, labels = self._tokens(self._messages(record), self.max_length)
         except (TemplateError, TypeError, KeyError):
             raise UnusableError("the chat template does not accept its messages") from None
         return self.example(ids, labels)
@@ -74,8 +74,12 @@ class Chat(NextTokens):
             raise UnusableError("its 'messages' is not a list of messages with a role and a content")
         return [{"role": item["role"], "content": clean(item["content"]).strip()} for item in messages]
 
-    def _tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    def _tokens(self, messages: Sequence[Message], enough: int | None = None) -> tuple[list[int], list[int]]:
         """Tokenize a dialogue turn by turn: a turn is what the template adds to the earlier turns.
+
+        Args:
+            messages: of the dialogue.
+            enough: stop after the turn that reaches so many tokens. The time grows with the square of the turns.
 
         Raises:
             UnusableError: there is no turn of the assistant, or a turn changes the tokens of earlier turns.
@@ -91,6 +95,8 @@ class Chat(NextTokens):
                 raise UnusableError("the chat template changes earlier turns when there is a later one")
             labels += [IGNORED] * (len(prompt) - len(ids)) + whole[len(prompt) :]
             ids = whole
+            if enough is not None and len(ids) >= enough:
+                break
         if not ids:
             raise UnusableError("it has no turn of the assistant")
         return ids, labels

@@ -20,6 +20,10 @@ from common.tasks.text import SyntheticData, batches, clean, device_of, model_in
 
 # The most tokens of a predicted answer; the same as in the scripts for SQuAD.
 _LONGEST_ANSWER = 30
+# A context of more windows is not used: its record would take the time of so many.
+_MOST_WINDOWS = 1024
+# Normalization makes at most 18 characters of one (U+FDFA in NFKC), and a character has at most 4 bytes.
+_TOKENS_OF_A_CHARACTER = 72
 # Position 0, where BERT has its [CLS] token: the label of a window without the answer.
 _NOWHERE = 0
 
@@ -167,8 +171,11 @@ class QuestionAnswering:
     def _windows(self, question: str, context: str) -> list[_Window]:
         question_length = len(self._tokenizer(question, add_special_tokens=False)["input_ids"])
         special = self._tokenizer.num_special_tokens_to_add(pair=True)
-        if self._max_length - question_length - special <= self._stride:
+        new_tokens = self._max_length - question_length - special - self._stride
+        if new_tokens <= 0:
             raise UnusableError("its question leaves no room for its context within max_length")
+        if self._has_too_many_windows(context, new_tokens):
+            raise UnusableError(f"its context has more than {_MOST_WINDOWS} windows")
         encoded = self._tokenizer(
             question,
             context,
@@ -191,6 +198,13 @@ class QuestionAnswering:
         if not windows:
             raise UnusableError("its context has no tokens")
         return windows
+
+    def _has_too_many_windows(self, context: str, new_tokens: int) -> bool:
+        """Whether a context has more than `_MOST_WINDOWS` windows, of so many tokens that no other window has."""
+        most = _MOST_WINDOWS * new_tokens
+        if len(context) * _TOKENS_OF_A_CHARACTER <= most:
+            return False
+        return len(self._tokenizer(context, add_special_tokens=False)["input_ids"]) > most
 
     def _logits(self, model: torch.nn.Module, examples: Sequence[Example], length: int) -> torch.Tensor:
         """Scores of each token as the first and as the last; shape (examples, length, 2), −∞ for padding."""

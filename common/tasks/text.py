@@ -10,7 +10,7 @@ import torch
 
 from common.errors import InputError
 from common.plan.task import TaskSection
-from common.tasks import Example, Task, UnusableError, usable
+from common.tasks import MOST_CHARACTERS, Example, Task, UnusableError, usable
 
 P = TypeVar("P")
 
@@ -34,7 +34,13 @@ def filled(template: str, record: Mapping[str, Any]) -> str:
 
 
 def clean(text: str) -> str:
-    """Replace lone surrogates, which pass JSON but are not valid text: a tokenizer may fail on them."""
+    """Replace lone surrogates, which pass JSON but are not valid text: a tokenizer may fail on them.
+
+    Raises:
+        UnusableError: the text has more than `MOST_CHARACTERS`.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise UnusableError(f"its text has more than {MOST_CHARACTERS} characters")
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.report.report import PrivacyReport
+from common.report.report import PrivacyReport, problems
 from common.run.selection import result_line, selection_note
 from common.run.traffic import compressed_share, traffic
 from common.system import logs
@@ -64,15 +64,17 @@ def _print_cost(report: PrivacyReport, console: Console) -> None:
     for item in report["organizations"]:
         mechanism = item["mechanisms"][0]
         table.add_row(
-            escape(printable(item["name"], 40)),
+            escape(printable(item["name"], 40)) + (" [bold red]✕[/bold red]" if item["problems"] else ""),
             str(item["public_size"]),
             f"{mechanism['sample_rate']:.4f}",
             f"{mechanism['noise_multiplier']:.3f}",
             str(mechanism["steps"]),
-            f"{item['epsilon']:.3f}",
+            f"{item['epsilon']:.4f}",
             f"{item['delta']:g}",
         )
     console.print(table)
+    for text in problems(report):
+        console.print(f"[bold red]✕ {escape(text)}[/bold red]: do not rely on its numbers", soft_wrap=True)
 
 
 def _print_quality(directory: RunDirectory, console: Console) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,19 @@ def folder(tmp_path: Path, tiny_base: Path) -> Path:
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     (tmp_path / "plan.toml").write_text(PLAN.format(base=tiny_base, rounds=1))
     return tmp_path
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Gives the following command a terminal, on which this answer is typed."""
+    terminals: list[int] = []
+
+    def give(text: str) -> None:
+        ours, theirs = pty.openpty()
+        terminals.append(ours)
+        os.write(ours, f"{text}\n".encode())
+        monkeypatch.setattr("sys.stdin", os.fdopen(theirs, encoding="utf-8"))
+
+    yield give
+    for terminal in terminals:
+        os.close(terminal)

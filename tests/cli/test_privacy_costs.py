@@ -48,7 +48,8 @@ def test_calibrate_and_budget_of_an_organization(cli: Cli, folder: Path) -> None
     assert "no such ledger" in errors
     ledger = Ledger(folder / "ledger.db", "st-mary", "example")
     run = Reservation("triage-1", "p", "f", Mechanism(0.2, 3.0, 1), 0.75, 1e-3, 1)
-    ledger.reserve(run, Cap(10.0, 1e-2))
+    ledger.cap.set_or_lower(Cap(10.0, 1e-2))
+    ledger.reserve(run)
     code, printed, _ = cli("privacy", "budget", path, "--json")
     assert code == 0
     values = json.loads(printed)

@@ -10,6 +10,7 @@ import pytest
 
 from common.keys.statement_key import StatementKey, public_line
 from server.run_directory.run_directory import RunDirectory
+from tests.common.report.forged import FORGED, KEY
 from tests.common.report.sample_run import signed, statement
 from tests.conftest import Cli
 from tests.server.run_directory.sample_directory import change, make_run
@@ -56,7 +57,7 @@ def test_a_signed_run_is_verified(cli: Cli, signed_run: tuple[RunDirectory, Stat
     rows = [" ".join(line.split()) for line in printed.splitlines() if "same user" in line]
     assert [row.split()[0] for row in rows] == ["clinic", "st-mary"]
     assert all(row.endswith("valid") for row in rows)
-    assert "7.81 of 16.00" in rows[1]  # 7.8002, rounded up
+    assert "7.88 of 16.00" in rows[0]  # 7.8703, rounded up
 
 
 def test_an_unregistered_key_is_a_warning(cli: Cli, signed_run: tuple[RunDirectory, StatementKey]) -> None:
@@ -98,6 +99,42 @@ def test_an_understated_epsilon_ends_with_1_although_it_is_signed(cli: Cli, tmp_
     assert code == 1
     assert "st-mary: it states ε = 2.0; its mechanism costs 7.7999" in errors
     assert "valid" in printed
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "renyi, nothing spent",
+        "an unknown filter",
+        "renyi, a delta of one and nothing spent",
+        "basic, a smaller delta than the run's",
+        "altered noise under a signature",
+        "simulated, less noise",
+        "simulated, another cost",
+    ],
+)
+def test_a_false_statement_ends_with_1_and_is_marked_within_80_columns(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    forged, key = FORGED[name], StatementKey.generate()
+    statements = [forged.statement(), signed(statement("clinic", 20_000), key)]
+    registered = {"clinic": key} if forged.author == "simulation" else {"clinic": key, "st-mary": KEY}
+    directory = make_run(tmp_path / "run", statements, registered)
+    monkeypatch.setenv("COLUMNS", "80")
+    code, printed, errors = cli("privacy", "report", directory.path, "--json", tmp_path / "r.json")
+    assert code == 1
+    for expected in forged.problems:
+        assert f"st-mary: {expected}" in errors
+    assert "clinic" not in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert max(len(line) for line in printed.splitlines()) <= 80
+    rows = {line.split()[0]: line for line in printed.splitlines() if "example" in line}
+    assert "✕" in rows["st-mary"]
+    assert "✕" not in rows["clinic"]
+    assert "the statement does not hold" in printed
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert "[clinic: (7.88, 4e-05) for one example]" in report["guarantee"]  # 7.8703, rounded up
+    assert report["epsilon"] == 7.8703
 
 
 def test_given_keys_take_precedence(

@@ -84,7 +84,7 @@ def test_approving_shows_what_a_plan_would_cost_and_records_it(cli: Cli, folder:
     organization = write_organization(folder)
     plan = folder / "plan.toml"
     plan.write_text(plan.read_text().replace("delta = 1e-3", "delta = 1e-4"))
-    code, said, _ = cli("client", "approve", organization, plan)
+    code, said, _ = cli("client", "approve", organization, plan, "--yes")
     assert code == 0
     digest = Plan.read(plan).digest()
     assert f"approved: {digest}" in said

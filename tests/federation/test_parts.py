@@ -54,16 +54,16 @@ OF_THE_RELAY = {
 OF_AN_EXTRA = {"client.vault.records.recognizers"}
 # A folder, and modules of it.
 _OF_THE_VAULT = """
-    client.admin: budget cost
-    client.check: check device ledger models plan records
+    client.admin: approvals budget cost raise_cap
+    client.check: check device ledger memory models plan records timing trial
     client.vault: preparation release start statements vault
-    client.vault.ledger: ledger reader reservation
+    client.vault.ledger: cap ledger reader reservation
     client.vault.policy: policy
-    client.vault.training: artificial_adapters dp_sgd exact features micro_batches optimizer
+    client.vault.training: artificial_adapters dp_sgd errors exact features micro_batches optimizer
     client.vault.training: per_example rows rows_cache verification
     common.model: base heads model precision quantization
     common.privacy: accounting calibration privacy_filter
-    common.report: charts evaluation evaluation_charts page report terminal verification
+    common.report: accountants charts evaluation evaluation_charts page report terminal verification
     common.results: adapter_folder evaluate generate model_card quantize
     common.tasks: causal_lm chat classification question_answering seq2seq text tokens
 """
@@ -149,9 +149,12 @@ def test_the_vaults_modules_and_commands_do_without_the_relays_libraries(tiny_ba
     vault.expect("client", "keys", tmp_path / "keys", "--name", "st-mary", said="fingerprint")
     vault.expect("client", "check", file, said="nothing wrong")
     vault.expect("client", "check", file, "--plan", plan, "--json", said='"ok": true')
-    vault.expect("client", "approve", file, plan, said="approved")
+    vault.expect("client", "approve", file, plan, "--yes", said="approved")
     vault.expect("privacy", "calibrate", plan, "--organization", file, "--json", said="noise_multiplier")
+    vault.expect("client", "approvals", file, "--json", said='"runs_left": 1')
+    vault.expect("client", "withdraw", file, plan, said="withdrawn")
     vault.expect("privacy", "budget", file, code=2, said="no such ledger")
+    vault.expect("privacy", "raise-cap", file, "--yes", code=2, said="no such ledger")
     vault.expect("vault", "start", tmp_path / "no.toml", code=2, said="there is no such file")
     # What belongs to the relay says so.
     needs = f"in Sotto's folder: python3 locks/install.py {sys.prefix} "

@@ -1,4 +1,4 @@
-"""Bugs by which training is not what the accountant is told: sampling, divisor, number of steps, rounds."""
+"""Bugs by which training is not what the accountant is told, or by which a false cost is believed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import client.vault.policy.policy
 import client.vault.training.dp_sgd
+import common.report.verification
 from client.vault.training.entropy import Keystream
 from common.privacy.mechanism import Mechanism
 from tests.mutants.mutant import replace_everywhere
@@ -83,3 +84,23 @@ def skipped_empty_batch() -> None:
 
     replace_everywhere(summed, clipped_sum)
     replace_everywhere(noised, add_noise)
+
+
+def lifetime_accountant_unchecked() -> None:
+    """A budget over all runs is believed whatever accountant it names."""
+    replace_everywhere(common.report.verification.accountant_problems, lambda _: [])
+
+
+def lifetime_delta_unchecked() -> None:
+    """A budget over all runs is believed at any δ."""
+    replace_everywhere(common.report.verification.delta_problems, lambda _: [])
+
+
+def renyi_cost_unchecked() -> None:
+    """By the Rényi filter, less may be spent over all runs than this run alone costs."""
+    original = common.report.verification.spent_problems
+
+    def spent_problems(statement: Any) -> list[str]:
+        return [] if statement.lifetime.accountant == "rdp-filter" else original(statement)
+
+    replace_everywhere(original, spent_problems)

@@ -11,6 +11,7 @@ import client.vault.preparation
 import client.vault.records.units
 import client.vault.training.exact
 import client.vault.training.rows
+import client.vault.vault
 from common.tasks import UnusableError
 from tests.mutants.mutant import replace_everywhere
 
@@ -37,7 +38,7 @@ def no_grid() -> None:
 
     def on_grid(total: Any, noise_multiplier: float, stream: Any) -> Any:
         half = (len(total) + 1) // 2
-        noise = exact.gaussian_pairs(stream.words(half), stream.words(half))[: len(total)]
+        noise = exact.gaussian_pairs(stream.uniforms(half), stream.uniforms(half))[: len(total)]
         stream.branch()
         return total * 2.0**-40 + noise_multiplier * np.asarray(noise)
 
@@ -55,6 +56,27 @@ def panic_passes() -> None:
             return ()
 
     replace_everywhere(units._encode, encode)
+
+
+def probe_of_twelve_tokens() -> None:
+    """The longest text that is tried before a run is charged has twelve tokens."""
+    rows = client.vault.training.rows
+    agree = rows.rows_that_agree
+
+    def rows_that_agree(model: Any, kinds: Any, task: Any, examples: Any, length: Any, *rest: Any) -> int:
+        return agree(model, kinds, task, task.synthetic(2, min(length - 1, 12)), length, *rest)
+
+    replace_everywhere(agree, rows_that_agree)
+
+
+def every_field_read() -> None:
+    """A field of any size is encoded."""
+    replace_everywhere(client.vault.records.units.without_oversized, lambda record: record)
+
+
+def answer_at_once() -> None:
+    """A round is settled when its training ends, whatever vault.reply_seconds is."""
+    client.vault.vault.Vault._wait_for_reply_time = lambda *_: None  # type: ignore[method-assign, assignment]
 
 
 def encode_before_charge() -> None:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import client.vault.policy.policy
 import client.vault.vault
+from client.vault.ledger.cap import CapEntries
 from client.vault.ledger.chain import Chain
 from client.vault.ledger.ledger import Ledger
-from tests.mutants.mutant import replace_everywhere
+from client.vault.policy.approval import Approval
+from common.privacy.privacy_filter import Cap
 
 
 def settle_without_reserve() -> None:
     """Training and releasing before the run is charged; the charge comes after."""
     reserve, settle = Ledger.reserve, Ledger.settle
 
-    def late(self: Any, reservation: Any, cap: Any) -> Any:
-        self._late = reservation, cap
+    def late(self: Any, reservation: Any) -> Any:
+        self._late = reservation
         return reservation
 
     def settle_first(self: Any, *arguments: Any) -> None:
-        reserve(self, *self._late)
+        reserve(self, self._late)
         settle(self, *arguments)
 
     Ledger.reserve = late  # type: ignore[method-assign]
@@ -52,14 +53,18 @@ def approval_ignored() -> None:
     client.vault.vault.Vault._check_approved = lambda self, request, plan: None  # type: ignore[method-assign]
 
 
+def approval_for_ever() -> None:
+    """An approved plan may be run any number of times."""
+    Approval.left = lambda self, used: self.total  # type: ignore[method-assign]
+
+
 def runs_not_added_up() -> None:
     """Each run is held against the cap by itself."""
-    original = client.vault.policy.policy.lifetime_cap
+    covers = Cap.covers
+    Cap.covers = lambda self, runs: covers(self, runs[-1:])  # type: ignore[method-assign]
 
-    def lifetime_cap(organization: Any) -> Any:
-        cap = original(organization)
-        kind = type(cap)
-        forgetful = type("Forgetful", (kind,), {"covers": lambda self, runs: kind.covers(self, runs[-1:])})
-        return forgetful(cap.epsilon, cap.delta, cap.composition)
 
-    replace_everywhere(original, lifetime_cap)
+def cap_of_the_file() -> None:
+    """The lifetime cap is that of organization.toml at each start, whatever the ledger says."""
+    CapEntries.set_or_lower = lambda self, wanted: vars(self).update(wanted=wanted)  # type: ignore[method-assign]
+    CapEntries.current = property(lambda self: self.wanted)  # type: ignore[assignment]

@@ -7,14 +7,26 @@ from __future__ import annotations
 
 from tests.mutants.accounting import (
     fresh_accountant,
+    lifetime_accountant_unchecked,
+    lifetime_delta_unchecked,
     no_division,
     realised_divisor,
+    renyi_cost_unchecked,
     shuffled_batches,
     skipped_empty_batch,
     true_rate,
 )
 from tests.mutants.disclosure import embedded_key, loss_in_the_reply, refusal_depends_on_a_record
-from tests.mutants.exactness import encode_before_charge, float_sum, no_grid, panic_passes, rows_not_checked
+from tests.mutants.exactness import (
+    answer_at_once,
+    encode_before_charge,
+    every_field_read,
+    float_sum,
+    no_grid,
+    panic_passes,
+    probe_of_twelve_tokens,
+    rows_not_checked,
+)
 from tests.mutants.influence import (
     batch_loss,
     batch_loss_of_answers,
@@ -30,7 +42,9 @@ from tests.mutants.influence import (
 )
 from tests.mutants.ledger import (
     answer_before_commit,
+    approval_for_ever,
     approval_ignored,
+    cap_of_the_file,
     chain_not_checked,
     old_ledger_accepted,
     runs_not_added_up,
@@ -45,6 +59,7 @@ from tests.mutants.noise import (
     short_seed,
 )
 
+_FALSE_STATEMENT = "common/report/test_forged.py::test_a_false_statement_is_found_for_the_right_reason"
 _GRADIENTS = "common/tasks/test_every_task.py::test_gradients_of_examples_are_those_of_a_loop"
 
 # In the order of the conditions that they break.
@@ -146,6 +161,9 @@ MUTANTS = (
         embedded_key,
         "common/report/test_report.py::test_the_key_inside_a_statement_does_not_make_its_signature_valid",
     ),
+    Mutant(lifetime_accountant_unchecked, f"{_FALSE_STATEMENT}[an unknown filter]"),
+    Mutant(lifetime_delta_unchecked, f"{_FALSE_STATEMENT}[basic, a smaller delta than the run's]"),
+    Mutant(renyi_cost_unchecked, f"{_FALSE_STATEMENT}[renyi, nothing spent]"),
     Mutant(
         old_ledger_accepted,
         "client/vault/ledger/test_chain.py::test_an_older_copy_that_is_put_back_is_behind_its_own_signature",
@@ -159,12 +177,20 @@ MUTANTS = (
         "client/vault/policy/test_approval.py::test_a_plan_that_is_not_approved_is_refused_and_costs_nothing",
     ),
     Mutant(
+        approval_for_ever,
+        "client/vault/policy/test_approval.py::test_an_approval_covers_one_run_and_all_its_rounds",
+    ),
+    Mutant(
         runs_not_added_up,
         "client/vault/test_vault.py::test_a_third_run_beyond_the_lifetime_is_refused",
     ),
     Mutant(
+        cap_of_the_file,
+        "client/vault/policy/test_approval.py::test_a_run_is_held_against_the_cap_of_the_ledger",
+    ),
+    Mutant(
         rows_not_checked,
-        "client/vault/training/test_rows.py::test_a_last_bit_is_enough",
+        "client/vault/test_order.py::test_a_plan_whose_rows_differ_is_refused_before_the_charge",
     ),
     Mutant(
         float_sum,
@@ -180,6 +206,18 @@ MUTANTS = (
     ),
     Mutant(
         encode_before_charge,
-        "client/vault/test_vault.py::test_no_record_is_read_before_the_run_is_charged",
+        "client/vault/test_order.py::test_no_record_is_read_before_the_run_is_charged",
+    ),
+    Mutant(
+        probe_of_twelve_tokens,
+        "client/vault/training/test_rows.py::test_texts_longer_than_the_positions_are_refused",
+    ),
+    Mutant(
+        every_field_read,
+        "client/vault/records/test_units.py::test_a_field_that_is_too_long_is_not_read_and_the_others_are",
+    ),
+    Mutant(
+        answer_at_once,
+        "client/vault/test_order.py::test_a_round_is_settled_at_its_time_whether_training_was_quick_slow_or_failed",
     ),
 )

@@ -19,12 +19,6 @@ from common.protocol.statement import Head
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
-SCHEMA = """
-CREATE TABLE chain (
-    number INTEGER PRIMARY KEY, entry TEXT NOT NULL, digest TEXT NOT NULL, signature TEXT NOT NULL
-) STRICT;
-"""
-
 
 class LedgerError(SottoError):
     """The ledger was changed outside the vault. Nothing may be spent."""

@@ -15,33 +15,20 @@ from __future__ import annotations
 import hashlib
 import secrets
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from client.vault.ledger.chain import SCHEMA, Chain, LedgerError
+from client.vault.ledger.cap import CapEntries
+from client.vault.ledger.chain import Chain, LedgerError
+from client.vault.ledger.database import Database
 from client.vault.ledger.reservation import Reservation
 from common.errors import InputError, Refused
 from common.keys.statement_key import StatementKey
-from common.privacy.privacy_filter import Cap, Composition, Cost
+from common.privacy.privacy_filter import Composition, Cost
 from common.protocol.statement import Head
 
 _VERSION = 2
-_RELEASES = """
-CREATE TABLE releases (
-    run TEXT NOT NULL, round INTEGER NOT NULL, request TEXT NOT NULL, released BLOB NOT NULL,
-    PRIMARY KEY (run, round)
-) STRICT;
-"""
-_APPEND_ONLY = "".join(
-    f"CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table} "
-    f"BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;\n"
-    for table in ("chain", "releases")
-    for verb in ("UPDATE", "DELETE")
-)
 
 
 class Ledger:
@@ -59,6 +46,7 @@ class Ledger:
 
     Attributes:
         data_set: the id of the data that all runs are charged to.
+        cap: the limit over all runs, for ever.
 
     Raises:
         InputError: the file is not a ledger, or has another organization, unit, composition or key.
@@ -81,23 +69,16 @@ class Ledger:
             raise InputError(f"{path}: no such ledger; the vault creates it when it starts")
         self._path = path
         self._key = key
-        self._chain = Chain(self._rows, path, key)
-        # One thread trains, others ask for statements; the lock makes their multi-step operations atomic.
-        self._lock = threading.RLock()
-        # Isolation level None: only `_transaction` begins and ends transactions.
-        address = str(path) if create else f"{path.absolute().as_uri()}?mode=ro"
         try:
-            self._database = sqlite3.connect(
-                address, isolation_level=None, timeout=30, check_same_thread=False, uri=not create
-            )
+            self._database = Database(path, writable=create)
+            self._chain = Chain(self._database.rows, path, key)
             if create:
-                self._database.execute("PRAGMA synchronous = EXTRA")
-                with self._transaction():
-                    if not self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
+                with self._database.transaction():
+                    if self._database.is_new:
                         self._create(organization, unit, composition)
             # One transaction: a consistent snapshot of entries and releases even while a vault writes. On a
             # read-only connection, SQLite makes it a read transaction that waits for no writer.
-            with self._transaction():
+            with self._database.transaction():
                 entries = self._chain.verify()
                 self._check_releases(entries)
         except sqlite3.DatabaseError as error:
@@ -118,6 +99,7 @@ class Ledger:
             if first.get(name) != value:
                 raise InputError(f"{path}: the ledger has {name} = {first.get(name)!r}; it should be {value!r}")
         self.data_set = str(first["data_set"])
+        self.cap = CapEntries(self._chain, self._database.transaction, composition, path)
 
     @property
     def path(self) -> Path:
@@ -130,10 +112,7 @@ class Ledger:
         return "" if self._key is None else self._key.public
 
     def _create(self, organization: str, unit: str, composition: str) -> None:
-        for statement in (SCHEMA, _RELEASES):
-            self._database.execute(statement)
-        for statement in _APPEND_ONLY.strip().split("\n"):
-            self._database.execute(statement)
+        self._database.create_tables()
         self._chain.begin(
             {
                 "kind": "ledger",
@@ -147,26 +126,9 @@ class Ledger:
             }
         )
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._database.execute("COMMIT")
-            except BaseException:  # also on KeyboardInterrupt: roll back
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-
-    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock:
-            return self._database.execute(query, values).fetchall()
-
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._database.close()
+        self._database.close()
 
     def sign(self, message: bytes) -> str:
         """Sign a message with the statement key; an empty signature without a key."""
@@ -176,7 +138,7 @@ class Ledger:
         settled = {(e["run"], e["round"]): e["request"] for e in entries if e["kind"] == "release"}
         stored = {
             (run, number): request
-            for run, number, request in self._rows("SELECT run, round, request FROM releases")
+            for run, number, request in self._database.rows("SELECT run, round, request FROM releases")
         }
         if settled != stored:
             raise LedgerError(f"{self._path}: the stored releases do not match the ledger's entries")
@@ -204,21 +166,21 @@ class Ledger:
         """A run's reservation, if there is one."""
         return next((reservation for reservation in self.runs() if reservation.run == run), None)
 
-    def reserve(self, reservation: Reservation, cap: Cap) -> Reservation:
+    def reserve(self, reservation: Reservation) -> Reservation:
         """Charge the full cost of a run, durably. Repeating a reservation changes nothing.
 
         Args:
             reservation: the run and its cost.
-            cap: the limit over all runs, for ever.
 
         Returns:
             The run as it was charged: the existing reservation if there is one.
 
         Raises:
-            Refused: the run was reserved with another plan or base model, or the cap does not cover it; nothing is
-                spent.
+            Refused: the run was reserved with another plan or base model, or the ledger's cap does not cover it;
+                nothing is spent.
+            LedgerError: the ledger has no cap.
         """
-        with self._transaction():
+        with self._database.transaction():
             existing = self.find(reservation.run)
             if existing is not None:
                 if (existing.plan, existing.fingerprint) != (reservation.plan, reservation.fingerprint):
@@ -226,7 +188,7 @@ class Ledger:
                         "plan-changed", f"run {reservation.run} was reserved with another plan or base model"
                     )
                 return existing
-            spent = self.spent()
+            cap, spent = self.cap.required(), self.spent()
             if not cap.covers([*spent, reservation.cost]):
                 raise Refused(
                     "budget",
@@ -253,7 +215,9 @@ class Ledger:
             Refused: the round was settled for another request.
             LedgerError: the stored release was changed after it was settled.
         """
-        rows = self._rows("SELECT request, released FROM releases WHERE run = ? AND round = ?", run, round_number)
+        rows = self._database.rows(
+            "SELECT request, released FROM releases WHERE run = ? AND round = ?", run, round_number
+        )
         if not rows:
             return None
         settled_request, stored = rows[0]
@@ -270,12 +234,10 @@ class Ledger:
         Raises:
             LedgerError: the run was never reserved.
         """
-        with self._transaction():
+        with self._database.transaction():
             if self.find(run) is None:
                 raise LedgerError(f"run {run} was never reserved; nothing may be released for it")
-            self._database.execute(
-                "INSERT INTO releases VALUES (?, ?, ?, ?)", (run, round_number, request, released)
-            )
+            self._database.rows("INSERT INTO releases VALUES (?, ?, ?, ?)", run, round_number, request, released)
             self._chain.append(
                 {
                     "kind": "release",

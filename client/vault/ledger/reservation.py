@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,3 +45,13 @@ class Reservation:
         """The inverse of `to_entry`."""
         values = {name: entry[name] for name in cls.__dataclass_fields__}
         return cls(**{**values, "mechanism": Mechanism.from_dict(entry["mechanism"])})
+
+
+def count_runs(reservations: Iterable[Reservation], plan: str) -> int:
+    """The number of runs that were charged for a plan.
+
+    Args:
+        reservations: all runs of a ledger.
+        plan: digest of the plan.
+    """
+    return sum(reservation.plan == plan for reservation in reservations)

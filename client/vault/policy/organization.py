@@ -69,17 +69,22 @@ class Policy(Section):
     """Limits on what a plan may ask for."""
 
     max_epsilon: float = Field(gt=0, examples=[8.0])
-    """ε over all runs, for ever. The costs of runs are added up, see `composition`."""
+    """The lifetime cap: ε over all runs, composed as in `composition`. The ledger keeps it. A lower value here
+    applies when the vault starts; with a higher one, the vault does not start before `sotto privacy raise-cap`
+    has recorded the raise, which all later statements mention."""
     max_epsilon_per_run: float = Field(gt=0, examples=[4.0])
     """ε of one run."""
     max_delta: float = Field(gt=0, lt=1, examples=[1e-5])
-    """δ over all runs, for ever; the δ's of runs are added up. It must be below 1 / public_size."""
+    """The δ of the lifetime cap, kept in the ledger like max_epsilon. basic: the δ's of runs add up to at most
+    this. renyi: the δ at which the ε of all runs together is computed. It must be below 1 / public_size."""
     min_noise_multiplier: float = Field(default=0.3, gt=0)
     """σ is never below this, however small an ε would allow it."""
     composition: Literal["basic", "renyi"] = "basic"
-    """How the costs of runs are added up, for ever. basic: Σε. renyi: more for one run, much less for many."""
+    """How the costs of runs are composed, for ever. basic: Σε and Σδ. renyi: the Rényi divergences of runs are
+    added up and converted to one ε; more for one run, much less for many."""
     plans: Literal["approved", "any-within-policy"] = "approved"
-    """approved: plans recorded by `sotto client approve`. any-within-policy: any plan that this section allows."""
+    """approved: as many runs of a plan as `sotto client approve` recorded. any-within-policy: any plan that this
+    section allows."""
     approvals: str = "approved-plans.txt"
     """The file of approved plans."""
     tasks: list[Kind] = list(get_args(Kind))
@@ -88,6 +93,8 @@ class Policy(Section):
     """Maximum number of rounds."""
     max_steps: PositiveInt = 20000
     """Maximum of rounds × local_steps."""
+    max_length: PositiveInt = 8192
+    """Maximum of task.max_length. Memory grows with it, for some models with its square."""
 
 
 class VaultSection(Section):
@@ -109,6 +116,9 @@ class VaultSection(Section):
     max_tokens: PositiveInt = 512
     """Padded tokens per micro-batch: raise it on a large device, lower it if memory runs out. A partial
     micro-batch is padded to full size, so that a lower value wastes less on small samples."""
+    reply_seconds: float | None = Field(default=None, gt=0, examples=[600.0])
+    """A round is released no earlier than this after its training began, so that its time does not depend on which
+    records were drawn. `sotto client check --plan` estimates what is enough; by default nothing waits."""
 
 
 class Organization(SettingsFile):

@@ -33,6 +33,9 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
             plan.training.rounds > policy.max_rounds
         ),
         f"rounds × local_steps = {steps}; at most {policy.max_steps} are allowed": steps > policy.max_steps,
+        f"task.max_length = {plan.task.max_length}; at most {policy.max_length} are allowed": (
+            plan.task.max_length > policy.max_length
+        ),
         f"privacy.unit = {privacy.unit!r}; the organization's unit is {organization.data.unit!r}, for ever": (
             privacy.unit != organization.data.unit
         ),

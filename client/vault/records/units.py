@@ -6,20 +6,24 @@ another contributes. Grouping by user reads each record's own user and nothing e
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from client.vault.policy.organization import Organization
 from client.vault.records.anonymize import RecordTransform
-from common.records import Placed, Record, placed_records
-from common.tasks import Example, Task, UnusableError
+from client.vault.records.encoded import EncodedUnits, Unit
+from common.records import Placed, Record, iterate_records
+from common.tasks import MOST_CHARACTERS, Task, UnusableError
 
 _log = logging.getLogger(__name__)
 
-# What is added or removed as a whole: the examples of one record (one, or windows of it), or those of all
-# records of one user. Empty if none can contribute.
-Unit = tuple[Example, ...]
+
+class EncodingError(UnusableError):
+    """Encoding a record failed; the text is the type of the error, whose own text may contain the record."""
 
 
 @dataclass(frozen=True)
@@ -33,26 +37,23 @@ class EncodedRecords:
             no user. For the operator's own terminal only.
     """
 
-    units: tuple[Unit, ...]
+    units: EncodedUnits
     unusable: int
 
 
-def load_records(organization: Organization) -> list[Placed]:
-    """The records of an organization under the names that plans use, each with where it stands.
+def iterate_organization(organization: Organization) -> Iterator[Placed]:
+    """The records of an organization under the names that plans use, each with where it stands, one after another.
 
     Raises:
         InputError: they cannot be read; for the organization's own terminal.
     """
     names = organization.data.fields or {}
-    placed = placed_records(organization.path(organization.data.train))
-    return [
-        (place, {**record, **{name: record[own] for name, own in names.items() if own in record}})
-        for place, record in placed
-    ]
+    for place, record in iterate_records(organization.path(organization.data.train)):
+        yield place, {**record, **{name: record[own] for name, own in names.items() if own in record}}
 
 
 def encode(
-    records: Iterable[Record],
+    records: Sequence[Record],
     task: Task,
     user_field: str | None = None,
     transform: RecordTransform = lambda record: record,
@@ -61,36 +62,79 @@ def encode(
 
     Args:
         records: in the order of the file.
-        task: makes an example of a record, or None.
+        task: makes examples of a record.
         user_field: names a record's user; None if each record is a unit of its own.
         transform: what a record goes through before the task sees it. Users are told apart before.
     """
-    every = list(records)
-    groups = [[record] for record in every] if user_field is None else group_by_user(every, user_field)
-    encoded = [[_encode(record, task, transform) for record in group] for group in groups]
-    units = tuple(tuple(example for record in group for example in record) for group in encoded)
-    return EncodedRecords(units, len(every) - sum(bool(record) for group in encoded for record in group))
+    usable = 0
+
+    def of_user(places: Iterable[int]) -> Unit:
+        nonlocal usable
+        encoded = [_encode(records[place], task, transform) for place in places]
+        usable += sum(map(bool, encoded))
+        return tuple(example for record in encoded for example in record)
+
+    every = ([place] for place in range(len(records)))
+    units = EncodedUnits(map(of_user, every if user_field is None else group_by_user(records, user_field)))
+    return EncodedRecords(units, len(records) - usable)
 
 
 def _encode(record: Record, task: Task, transform: RecordTransform) -> Unit:
     try:
-        return task.encode(transform(record))
+        return encode_record(record, task, transform)
+    except EncodingError as error:
+        _log.warning("a record: %s", error)
+        return ()
     except UnusableError:
         return ()
+
+
+def encode_record(record: Record, task: Task, transform: RecordTransform) -> Unit:
+    """Encode one record.
+
+    Raises:
+        UnusableError: it cannot be used, whatever the reason; without any content of the record.
+    """
+    read = without_oversized(record)
+    try:
+        return task.encode(transform(read))
+    except UnusableError as error:
+        if len(read) == len(record):
+            raise
+        raise UnusableError(f"{error}; fields of more than {MOST_CHARACTERS} characters are not read") from None
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of a tokenizer in Rust is no Exception
-        _log.warning("a record cannot be encoded: %s", type(error).__name__)  # the text may hold the record
-        return ()
+        raise EncodingError(f"it cannot be encoded ({type(error).__name__})") from None
 
 
-def group_by_user(records: Iterable[Record], user_field: str) -> list[list[Record]]:
-    """The records of each user, users in the order of first appearance; records without a user are in none."""
-    users: dict[str | int, list[Record]] = {}
-    for record in records:
+def without_oversized(record: Record) -> Record:
+    """A record without its fields of more than `MOST_CHARACTERS`, so that its size bounds the time it can take."""
+    oversized = {name for name, value in record.items() if _characters(value) > MOST_CHARACTERS}
+    return {name: value for name, value in record.items() if name not in oversized} if oversized else record
+
+
+def _characters(value: Any) -> float:
+    if isinstance(value, str):
+        return len(value)
+    if not isinstance(value, list | dict):
+        return 0
+    try:
+        return len(json.dumps(value, default=str))
+    except (ValueError, TypeError, RecursionError):  # an integer of thousands of digits, or nested too deeply
+        return math.inf
+
+
+def group_by_user(records: Iterable[Record], user_field: str) -> list[list[int]]:
+    """The places of each user's records, users in the order of first appearance.
+
+    A record without a user is in no group.
+    """
+    users: dict[str | int, list[int]] = {}
+    for place, record in enumerate(records):
         user = user_of(record, user_field)
         if user is not None:
-            users.setdefault(user, []).append(record)
+            users.setdefault(user, []).append(place)
     return list(users.values())
 
 

@@ -22,10 +22,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
-from client.vault.records.units import Unit
-from client.vault.training.entropy import Keystream
+from client.vault.records.encoded import Unit
+from client.vault.training.entropy import KEY_SIZE, Keystream
 from client.vault.training.exact import clipped_integers, on_grid
 from client.vault.training.micro_batches import NO_FEWER, groups, micro_batches
 from client.vault.training.per_example import Gradients, Parameters, PerExampleGradients, finite_rows
@@ -96,7 +97,7 @@ def train(
 def poisson_sample(units: Sequence[Unit], rate: float, stream: Keystream) -> list[Unit]:
     """Each unit independently with probability `rate`; the sample may be empty."""
     drawn = stream.uniforms(len(units)) <= rate
-    return [unit for unit, chosen in zip(units, drawn, strict=True) if chosen]
+    return [units[place] for place in np.flatnonzero(drawn).tolist()]
 
 
 def choose_examples(unit: Unit, most: int | None, stream: Keystream) -> Unit:
@@ -185,6 +186,15 @@ def add_noise(total: torch.Tensor, noise_multiplier: float, stream: Keystream) -
     """
     noised = on_grid(total.cpu().numpy(), noise_multiplier, stream)
     return torch.from_numpy(noised).to(total.device)
+
+
+def noise_bytes(size: int) -> int:
+    """Bytes of the round's keystream that a step uses: two words for two numbers, and the keys of three branches.
+
+    Args:
+        size: trained numbers.
+    """
+    return 2 * 8 * ((size + 1) // 2) + 3 * KEY_SIZE
 
 
 def by_name(numbers: torch.Tensor, parameters: Parameters) -> Gradients:

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
 
-# The block counter of ChaCha20 has 32 bits: 2^32 blocks of 64 bytes.
-_STREAM_LIMIT = 2**38
-_KEY_SIZE = 32
+# Bytes of a keystream: the block counter of ChaCha20 has 32 bits, and a block 64 bytes.
+STREAM_LIMIT = 2**38
+KEY_SIZE = 32
 
 
 def as_uniforms(words: Words) -> Floats:
@@ -57,7 +57,7 @@ class Keystream:
 
     def branch(self) -> Keystream:
         """Another keystream, under a key from this one. However it is used, this one goes on the same."""
-        return type(self)(self.bytes(_KEY_SIZE))
+        return type(self)(self.bytes(KEY_SIZE))
 
     def bytes(self, size: int) -> bytes:
         """The next bytes of the stream.
@@ -66,7 +66,7 @@ class Keystream:
             OverflowError: it has no more.
         """
         self._used += size
-        if self._used > _STREAM_LIMIT:
+        if self._used > STREAM_LIMIT:
             raise OverflowError("the keystream of this round is used up")
         return self._encryptor.update(bytes(size))
 

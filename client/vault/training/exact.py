@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.vault.training.entropy import Keystream, Words, as_uniforms
+from client.vault.training.entropy import Keystream, as_uniforms
+from client.vault.training.errors import GuaranteeError
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -55,8 +56,8 @@ def clipped_integers(gradients: torch.Tensor, clipping_norm: float) -> torch.Ten
     Returns:
         int64, shape (numbers,), in multiples of 2⁻⁴⁰·C.
     """
-    assert gradients.shape[0] <= MOST_ROWS
-    assert gradients.shape[1] <= MOST_NUMBERS
+    if gradients.shape[0] > MOST_ROWS or gradients.shape[1] > MOST_NUMBERS:
+        raise GuaranteeError(f"gradients of shape {tuple(gradients.shape)} have no exact sum")
     # Row by row: a reduction of many rows may add in an order that depends on their number.
     norms = torch.stack([torch.linalg.vector_norm(row) for row in gradients])
     factors = (2.0**UNIT_BITS / clipping_norm) * (_CLIPPED * clipping_norm / norms).clamp(max=1.0)
@@ -97,13 +98,13 @@ def on_grid(total: Integers, noise_multiplier: float, stream: Keystream) -> Floa
     half = (len(total) + 1) // 2
     radii, angles = stream.words(half), stream.words(half)
     more = stream.branch()
-    deviates = gaussian_pairs(radii, angles)[: len(total)]
+    uniforms = as_uniforms(radii)
+    deviates = gaussian_pairs(uniforms, as_uniforms(angles))[: len(total)]
     exact = rest + scale * deviates
     rounded = np.rint(exact)
     near = np.abs(np.abs(exact - rounded) - 0.5) < _NEAR * scale
     doubtful = np.zeros(2 * half, dtype=bool)
     doubtful[: len(total)] = near
-    uniforms = as_uniforms(radii)
     pairs = doubtful[:half] | doubtful[half:] | (uniforms < _EXTREME) | (uniforms > 1.0 - _EXTREME)
     for place in np.flatnonzero(pairs):
         pair = precise_pair(int(radii[place]), int(angles[place]), more)
@@ -113,10 +114,10 @@ def on_grid(total: Integers, noise_multiplier: float, stream: Keystream) -> Floa
     return (whole + rounded.astype(np.int64)).astype(np.float64) * grid
 
 
-def gaussian_pairs(radii: Words, angles: Words) -> Floats:
-    """Standard normal numbers from 53-bit words: all cosines, then all sines (Box and Muller 1958)."""
-    radius = np.sqrt(-2.0 * np.log(as_uniforms(radii)))
-    angle = 2.0 * np.pi * as_uniforms(angles)
+def gaussian_pairs(radii: Floats, angles: Floats) -> Floats:
+    """Standard normal numbers from uniforms: all cosines, then all sines (Box and Muller 1958)."""
+    radius = np.sqrt(-2.0 * np.log(radii))
+    angle = 2.0 * np.pi * angles
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
 
 

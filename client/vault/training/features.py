@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from client.vault.records.units import Unit
+from client.vault.records.encoded import Unit
 from client.vault.training.micro_batches import NO_FEWER, micro_batches
 from common.adapter.adapter import Adapter, is_lora, to_bytes
 from common.model.precision import computing_in, repeatable_kernels
 from common.tasks import Example, Task
 from common.tasks.classification import Classification
 from common.tasks.text import device_of
+
+# Memory only: units are tuples of Python's integers while they are computed.
+_UNITS_AT_ONCE = 4096
 
 
 class FrozenUnits:
@@ -67,12 +70,18 @@ class FrozenUnits:
         return self._frozen
 
     def _computed(self, model: torch.nn.Module) -> list[Unit]:
-        assert isinstance(self._task, Classification)
-        made: list[list[Example]] = [[] for _ in self._units]
         device = device_of(model)
+        made: list[Unit] = []
         with torch.no_grad(), repeatable_kernels(device), computing_in(self._precision, device):
-            for batch, owners in micro_batches(self._units, self._max_tokens, self._fewer_rows):
-                filled = batch.examples + batch.examples[:1] * (batch.rows - len(batch.examples))
-                for example, owner in zip(self._task.frozen(model, filled, batch.length), owners, strict=False):
-                    made[owner].append(example)
+            for start in range(0, len(self._units), _UNITS_AT_ONCE):
+                made += self._vectors(model, self._units[start : start + _UNITS_AT_ONCE])
+        return made
+
+    def _vectors(self, model: torch.nn.Module, units: Sequence[Unit]) -> list[Unit]:
+        assert isinstance(self._task, Classification)
+        made: list[list[Example]] = [[] for _ in units]
+        for batch, owners in micro_batches(units, self._max_tokens, self._fewer_rows):
+            filled = batch.examples + batch.examples[:1] * (batch.rows - len(batch.examples))
+            for example, owner in zip(self._task.frozen(model, filled, batch.length), owners, strict=False):
+                made[owner].append(example)
         return [tuple(examples) for examples in made]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from client.vault.records.units import Unit
+from client.vault.records.encoded import Unit
 from client.vault.training.exact import MOST_ROWS
 from common.tasks import Example, padded_length
 

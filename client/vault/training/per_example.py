@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from opacus.grad_sample import GradSampleHooks
 
+from client.vault.training.errors import GuaranteeError
 from client.vault.training.micro_batches import MicroBatch
 from common.model.precision import computing_in, repeatable_kernels
 from common.tasks import Task
@@ -15,10 +16,6 @@ from common.tasks.text import device_of
 
 Parameters = dict[str, torch.nn.Parameter]
 Gradients = dict[str, torch.Tensor]
-
-
-class GuaranteeError(RuntimeError):
-    """Training would not be what the accountant is told. Nothing is released."""
 
 
 class PerExampleGradients:

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 
 from client.vault.training.artificial_adapters import fill_randomly, restored, share_a_row
+from client.vault.training.errors import GuaranteeError, OutOfMemoryError, is_out_of_memory
 from client.vault.training.micro_batches import MicroBatch, rows_at
-from client.vault.training.per_example import GuaranteeError, Parameters, PerExampleGradients, finite_rows
+from client.vault.training.per_example import Parameters, PerExampleGradients, finite_rows
 from common.model.model import LoraModel
 from common.model.precision import computing_in, repeatable_kernels
 from common.plan.plan import Plan
@@ -54,7 +55,8 @@ def checked_rows(
     fewer: dict[int, int] = {}
     longest = plan.task.max_length
     with restored(model.trained_parameters()):
-        for length in range(16, padded_length(longest) + 1, 16):
+        # The longest first: what does not fit the positions or the memory fails before anything else is tried.
+        for length in range(padded_length(longest), 0, -16):
             examples = task.synthetic(2, min(length - 1, longest))
             most = rows_at(length, max_tokens)
             rows = rows_that_agree(
@@ -103,10 +105,11 @@ def rows_that_agree(
     except GuaranteeError:
         raise
     except (IndexError, RuntimeError, MemoryError) as error:
+        texts = f"{rows} texts of {len(examples[0])} tokens, padded to {length},"
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(f"{texts} do not fit the memory: task.max_length should be smaller") from None
         raise GuaranteeError(
-            f"{rows} texts of {len(examples[0])} tokens, padded to {length}, cannot be trained on here "
-            f"({type(error).__name__}): the model's positions or the memory are too few; "
-            "task.max_length should be smaller"
+            f"{texts} cannot be trained on here ({type(error).__name__}): task.max_length should be smaller"
         ) from None
     return rows
 

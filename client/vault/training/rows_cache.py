@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +21,15 @@ class RowsCache:
 
     Args:
         path: a file that only this user can write, which need not exist; None keeps them in this process alone.
+        read_only: do not write the file.
     """
 
     # Vaults of one simulation share a model, and what is known of it.
     _known: dict[str, dict[int, int]] = {}
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
         self._path = path
+        self._read_only = read_only
 
     def get(self, key: str, check: Callable[[], dict[int, int]]) -> dict[int, int]:
         """The result for a key, from the cache or from the check.
@@ -62,7 +65,7 @@ class RowsCache:
             return {}  # missing or damaged: the check is done again
 
     def _write(self, kept: dict[str, dict[int, int]]) -> None:
-        if self._path is None:
+        if self._path is None or self._read_only:
             return
         part = self._path.with_suffix(".part")
         part.write_text(json.dumps(kept), encoding="utf-8")
@@ -82,6 +85,7 @@ def rows_key(fingerprint: str, plan: str, device: torch.device, max_tokens: int,
     if device.type == "cuda":
         processor = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     else:
-        processor = f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
+        kernels = os.environ.get("MKL_CBWR", "")
+        processor = f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()} {kernels}"
     parts = (torch.__version__, processor, torch.get_num_threads(), max_tokens, precision, fingerprint, plan)
     return json.dumps([str(part) for part in parts])

@@ -12,8 +12,9 @@ import logging
 import torch
 
 from client.vault.training.artificial_adapters import fill_randomly, restored
+from client.vault.training.errors import GuaranteeError
 from client.vault.training.micro_batches import MicroBatch
-from client.vault.training.per_example import GuaranteeError, Parameters, PerExampleGradients
+from client.vault.training.per_example import Parameters, PerExampleGradients
 from common.adapter.adapter import is_lora
 from common.model.model import LoraModel
 from common.model.precision import candidates

@@ -39,8 +39,8 @@ def open_ledger(folder: Path, composition: Any = "basic", key: StatementKey | No
 
 
 def reserve(ledger: Ledger, run: str, epsilon: float, rounds: int = 2, settled: int = 0, cap: Any = None) -> None:
-    cap = cap or Cap(8.0, 9e-4, "basic")
-    ledger.reserve(Reservation(run, "p", "f", MECHANISM, epsilon, 1e-5, rounds), cap)
+    ledger.cap.set_or_lower(cap or Cap(8.0, 9e-4, "basic"))
+    ledger.reserve(Reservation(run, "p", "f", MECHANISM, epsilon, 1e-5, rounds))
     for number in range(1, settled + 1):
         ledger.settle(run, number, f"request {number}", 6, b"release")
 
@@ -90,7 +90,7 @@ def test_it_needs_no_private_key_and_still_checks_the_signature(tmp_path: Path) 
     assert budget(organization(tmp_path))["epsilon_reserved"] == 1.5
     with sqlite3.connect(tmp_path / "ledger.db") as database:
         database.execute("DROP TRIGGER chain_no_UPDATE")
-        database.execute("UPDATE chain SET signature = ? WHERE number = 1", ("00" * 64,))
+        database.execute("UPDATE chain SET signature = ? WHERE number = 2", ("00" * 64,))
     with pytest.raises(LedgerError, match="not signed"):
         budget(organization(tmp_path))
 
@@ -109,17 +109,19 @@ def test_looking_makes_and_changes_nothing(tmp_path: Path) -> None:
 def test_a_ledger_that_is_looked_at_cannot_be_written(tmp_path: Path) -> None:
     open_ledger(tmp_path)
     reader = Ledger(tmp_path / "ledger.db", "st-mary", "example", create=False)
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        reserve(reader, "a", 1.0)
+    with pytest.raises(InputError, match="readonly"):
+        reader.cap.set_or_lower(Cap(8.0, 9e-4))
+    with pytest.raises(sqlite3.OperationalError, match="readonly"), reader._database.transaction():
+        reader._chain.append({"kind": "anything"})
 
 
 def test_a_vault_that_has_begun_to_write_is_not_waited_for_nor_disturbed(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     reserve(ledger, "a", 1.5)
-    with ledger._transaction():
+    with ledger._database.transaction():
         ledger._chain.append({"kind": "nothing yet"})
-        assert budget(organization(tmp_path))["head"]["number"] == 1
-    assert budget(organization(tmp_path))["head"]["number"] == 2
+        assert budget(organization(tmp_path))["head"]["number"] == 2
+    assert budget(organization(tmp_path))["head"]["number"] == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"not a database, but long enough to be read as one" * 30])
@@ -158,3 +160,13 @@ def test_after_a_vault_was_killed_while_it_wrote_the_next_one_mends_the_ledger(t
         budget(organization(tmp_path))
     open_ledger(tmp_path).close()
     assert budget(organization(tmp_path))["epsilon_reserved"] == 1.5
+
+
+def test_the_budget_is_that_of_the_ledgers_cap_whatever_organization_toml_says(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    reserve(ledger, "a", 1.5, cap=Cap(4.0, 1e-4))
+    values = budget(organization(tmp_path))
+    assert [values[key] for key in ("max_epsilon", "delta", "epsilon_left", "raised")] == [4.0, 1e-4, 2.5, 0]
+    ledger.cap.raise_to(Cap(6.0, 1e-4))
+    values = budget(organization(tmp_path))
+    assert [values[key] for key in ("max_epsilon", "epsilon_left", "raised")] == [6.0, 4.5, 1]

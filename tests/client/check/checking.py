@@ -84,7 +84,8 @@ def ledger_of(path: Path) -> Ledger:
 
 def reserve(path: Path, epsilon: float) -> None:
     ledger = ledger_of(path)
-    ledger.reserve(Reservation("a", "p", "f", Mechanism(0.1, 1.5, 12), epsilon, 1e-5, 2), Cap(20.0, 5e-3))
+    ledger.cap.set_or_lower(Cap(20.0, 5e-3))
+    ledger.reserve(Reservation("a", "p", "f", Mechanism(0.1, 1.5, 12), epsilon, 1e-5, 2))
     ledger.close()
 
 

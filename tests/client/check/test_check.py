@@ -73,7 +73,7 @@ def test_it_says_which_model_which_key_and_what_is_left(path: Path, tiny_base: P
     assert f"fingerprint as float32: {request.fingerprint[:12]}" in model
     public = StatementKey.read(path.parent / "keys" / "statement.key").public
     assert key_fingerprint(public) in findings["ledger", "statement key"].text
-    assert "intact: 3 chained entries, 1 runs" in findings["ledger", "ledger"].text
+    assert "intact: 4 chained entries, 1 runs" in findings["ledger", "ledger"].text
     assert "spent 0, reserved 7.9" in findings["ledger", "budget"].text
     assert "4 steps at rate 0.2 with noise σ = " in findings["plan", "cost"].text
 
@@ -117,7 +117,7 @@ def ledger_line(path: Path) -> str:
 def test_a_vault_that_has_begun_to_write_is_not_waited_for(path: Path, make_plan: MakePlan) -> None:
     reserve(path, 1.0)
     ledger = ledger_of(path)
-    with ledger._transaction():
+    with ledger._database.transaction():
         ledger._chain.append({"kind": "nothing yet"})
         assert problems(run_checks(path, make_plan())) == {}
 

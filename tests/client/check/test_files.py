@@ -21,6 +21,7 @@ from tests.client.check.checking import (
     reserve,
     run_checks,
 )
+from tests.client.vaults import open_vault, request_for
 from tests.conftest import MakePlan
 
 
@@ -62,13 +63,13 @@ def test_another_key_than_the_ledgers_is_wrong(path: Path) -> None:
 def changed_entry(path: Path) -> None:
     with sqlite3.connect(path.parent / "ledger.db") as database:
         database.execute("DROP TRIGGER chain_no_UPDATE")
-        database.execute("UPDATE chain SET entry = replace(entry, '1.0', '0.1') WHERE number = 1")
+        database.execute("UPDATE chain SET entry = replace(entry, '1.0', '0.1') WHERE number = 2")
 
 
 def changed_signature(path: Path) -> None:
     with sqlite3.connect(path.parent / "ledger.db") as database:
         database.execute("DROP TRIGGER chain_no_UPDATE")
-        database.execute("UPDATE chain SET signature = ? WHERE number = 1", ("00" * 64,))
+        database.execute("UPDATE chain SET signature = ? WHERE number = 2", ("00" * 64,))
 
 
 def no_database(path: Path) -> None:
@@ -78,7 +79,7 @@ def no_database(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (changed_entry, "entry 1 of the ledger was changed or removed"),
+        (changed_entry, "entry 2 of the ledger was changed or removed"),
         (changed_signature, "is not signed with the ledger's key"),
         (no_database, "cannot be used as a ledger"),
     ],
@@ -123,9 +124,44 @@ def test_a_plan_that_is_not_approved_is_said_and_not_recorded(path: Path, make_p
     assert problems(findings) == {"plan approval": "warning"}
     assert "sotto client approve" in findings["plan", "approval"].text
     approvals = Approvals(path.parent / "approved-plans.txt")
-    assert make_plan() not in approvals
-    approvals.add(make_plan())
-    assert problems(run_checks(path, make_plan())) == {}
+    assert approvals.read() == {}
+    approvals.add(make_plan(), 3, 0)
+    findings = run_checks(path, make_plan())
+    assert problems(findings) == {}
+    assert "approved, runs left: 3" in findings["plan", "approval"].text
+
+
+def test_approved_runs_that_are_used_up_are_said(path: Path, make_plan: MakePlan) -> None:
+    change(path, policy={"plans": "approved", "max_epsilon": 100.0, "max_delta": 9e-3})
+    Approvals(path.parent / "approved-plans.txt").add(make_plan(), 2, 0)
+    vault = open_vault(path)
+    vault.train(request_for(make_plan()))
+    assert "runs left: 1" in run_checks(path, make_plan())["plan", "approval"].text
+    vault.train(request_for(make_plan(), run="second"))
+    findings = run_checks(path, make_plan())
+    assert problems(findings) == {"plan approval": "warning"}
+    assert "used up" in findings["plan", "approval"].text
+    assert "sotto client approve" in findings["plan", "approval"].text
+
+
+def test_approved_plans_that_cannot_be_read_are_wrong(path: Path, make_plan: MakePlan) -> None:
+    change(path, policy={"plans": "approved"})
+    (path.parent / "approved-plans.txt").write_text("for ever\n")
+    findings = run_checks(path, make_plan())
+    assert problems(findings) == {"plan approval": "wrong"}
+    assert "line 1 is not an approval" in findings["plan", "approval"].text
+
+
+def test_a_cap_above_the_ledgers_is_wrong_and_a_lower_one_is_not(path: Path) -> None:
+    reserve(path, 1.0)
+    assert "ε = 20 at δ = 0.005 in the ledger, raised 0 times" in run_checks(path)["ledger", "lifetime cap"].text
+    findings = run_checks(change(path, policy={"max_epsilon": 21.0}))
+    assert problems(findings) == {"ledger lifetime cap": "wrong"}
+    assert "sotto privacy raise-cap" in findings["ledger", "lifetime cap"].text
+    assert "left 19 of 20" in findings["ledger", "budget"].text
+    findings = run_checks(change(path, policy={"max_epsilon": 10.0}))
+    assert problems(findings) == {}
+    assert "which applies when the vault starts" in findings["ledger", "lifetime cap"].text
 
 
 def test_a_socket_path_that_is_too_long_is_wrong(path: Path) -> None:

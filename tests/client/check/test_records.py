@@ -15,7 +15,8 @@ import torch
 from transformers import AutoTokenizer
 
 from client.check.check import GROUPS
-from client.check.device import tokens_per_step, would_disturb
+from client.check.device import would_disturb
+from client.check.timing import tokens_per_step
 from client.vault.policy.organization import Organization
 from client.vault.training.per_example import PerExampleGradients
 from common.system.lock import exclusive
@@ -245,8 +246,9 @@ def test_the_micro_batch_that_is_tried_is_the_one_that_training_makes(path: Path
         findings = run_checks(change(path, vault={"max_tokens": 200}), make_plan())
     finally:
         PerExampleGradients.of = original  # type: ignore[method-assign]
-    # 32 tokens and at least one of padding are padded to 48; 200 // 48 = 4. Two verifications come first.
-    assert shapes[2:] == [(4, 4, 48)] * 2
+    # 32 tokens and at least one of padding are padded to 48; 200 // 48 = 4. All before the last two are checks.
+    assert shapes[-2:] == [(4, 4, 48)] * 2
+    assert {shape for shape in shapes[2:] if shape[2] == 48} == {(4, 4, 48)}, "the rows were checked in this shape"
     assert "a micro-batch of 4 × 48 tokens" in findings["device", "memory"].text
 
 

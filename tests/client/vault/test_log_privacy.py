@@ -73,11 +73,11 @@ def check_nothing_is_told(folder: Path, log_format: str) -> None:
 # What fails, and what the log says of it.
 STAGES = {
     "shouting": "a message of transformers.tokenization at tests/client/vault/leaky_vault.py",
-    "tokenizer": "a record cannot be encoded: ValueError",
+    "tokenizer": "a record: it cannot be encoded (ValueError)",
     "loss": "failed: OutOfMemoryError at tests/client/vault/leaky_vault.py",
     "train": "failed: RuntimeError at tests/client/vault/leaky_vault.py",
     "settle": "train failed: OperationalError at tests/client/vault/leaky_vault.py",
-    "panic": "a record cannot be encoded: Panic",
+    "panic": "a record: it cannot be encoded (Panic)",
 }
 
 

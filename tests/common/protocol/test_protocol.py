@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any, get_args
@@ -165,3 +166,33 @@ def test_every_refusal_code_has_an_explanation_and_no_other_code_is_accepted() -
     assert set(REASONS) == set(get_args(RefusalCode))
     assert all(is_refusal_code(code) for code in REASONS)
     assert not any(is_refusal_code(code) for code in ("", "Budget", "budget ", "the patient's name"))
+
+
+# SHA-256 of the bytes that the code before the field `raised` signed for this statement.
+SIGNED_BEFORE = "33fb9a9c362bf4f523b69095361e0e23d11bde9ca5971c37dce45d13774421d5"
+
+
+def raised(values: Any) -> dict[str, Any]:
+    whole = sent(STATEMENT.to_dict())
+    return {**whole, "lifetime": {**whole["lifetime"], "raised": values}}
+
+
+def test_how_often_the_cap_was_raised_is_part_of_the_signed_bytes() -> None:
+    statement = replace(STATEMENT, lifetime=replace(STATEMENT.lifetime, raised=2))
+    assert statement.signed_bytes() != STATEMENT.signed_bytes()
+    assert sent(statement.to_dict()) == raised(2)
+    assert Statement.from_json(statement.to_json()) == statement
+
+
+def test_a_statement_of_an_earlier_version_keeps_the_bytes_that_were_signed() -> None:
+    assert "raised" not in STATEMENT.to_json()
+    assert hashlib.sha256(STATEMENT.signed_bytes()).hexdigest() == SIGNED_BEFORE
+    assert Statement.from_dict(sent(STATEMENT.to_dict())).lifetime.raised == 0
+    with pytest.raises(ValueError, match="canonical"):
+        Statement.from_json(json.dumps(raised(0), sort_keys=True))
+
+
+@pytest.mark.parametrize("value", [-1, True, False, 1.0, "1", None, [], 10**16, float("nan")])
+def test_what_is_no_number_of_raises_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError):
+        Statement.from_dict(raised(value))

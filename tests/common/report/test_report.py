@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from common.privacy.mechanism import Mechanism
 from common.protocol.statement import Lifetime
 from common.report.report import NOT_COVERED, build_report, guarantee, problems, two_decimals, warnings
-from tests.common.report.reports import KEY, KEYS, OTHER, only, report_of
+from tests.common.report.reports import KEY, KEYS, OTHER, only, prv_epsilon, report_of
 from tests.common.report.sample_run import PLAN, RUN, signed, simulated, statement
 from tests.reference import pld_epsilon
 
@@ -21,6 +21,13 @@ FINGERPRINT = "SHA256:ZkAslGjFiUHdGf/WUL8rQvkib4PTvQatUV0OUQSncCA"
 def stated_epsilon(mechanism: dict[str, Any], delta: float) -> float:
     rate, sigma, steps = (mechanism[key] for key in ("sample_rate", "noise_multiplier", "steps"))
     return pld_epsilon(rate, sigma, steps, delta)
+
+
+def of(mechanism: Mechanism, delta: float = 1e-5) -> dict[str, Any]:
+    """What a statement of one run says about its mechanism."""
+    cost = prv_epsilon(mechanism, delta)
+    spent = Lifetime(cost, 16.0, 4e-5, "basic-composition-filter")
+    return {"mechanisms": (mechanism,), "epsilon": cost, "delta": delta, "lifetime": spent}
 
 
 # ε
@@ -59,9 +66,6 @@ def test_a_lifetime_below_the_cost_of_this_run_alone_is_found() -> None:
     report = report_of(signed(statement("st-mary", lifetime=spent), KEY))
     assert len(problems(report)) == 1
     assert "3.0 over all its runs" in problems(report)[0]
-    # By Rényi composition at a larger δ a run may cost less than alone at its own.
-    spent = Lifetime(3.0, 16.0, 4e-5, "rdp-filter")
-    assert problems(report_of(signed(statement("st-mary", lifetime=spent), KEY))) == []
 
 
 def test_a_sound_statement_has_no_problems_and_no_warnings() -> None:
@@ -160,8 +164,9 @@ def test_key_fingerprints_are_those_of_ssh_keygen() -> None:
         ({"unit": "user"}, "unit is 'user'"),
         ({"public_size": 20_000}, "sample rate is 0.0256"),
         ({"public_size": 0}, "sample rate is 0.0256"),
-        ({"mechanisms": (Mechanism(0.0256, 0.56, 40),)}, "40 steps; the plan has 80"),
-        ({"delta": 2e-5}, "δ is 2e-05"),
+        (of(Mechanism(0.0256, 0.56, 40)), "40 steps; the plan has 80"),
+        (of(Mechanism(0.0256, 0.56, 80), 2e-5), "δ is 2e-05"),
+        (of(Mechanism(0.0256, 0.5, 80)), "costs ε = 10.57; the plan allows 8.0"),
         ({"adjacency": "replace-one"}, "adjacency 'replace-one'"),
         ({"lifetime": Lifetime(9.0, 8.0, 4e-5, "basic-composition-filter")}, "above its cap of 8.0"),
     ],
@@ -175,8 +180,17 @@ def test_a_statement_that_is_not_about_the_plan_does_not_hold(changed: dict[str,
 
 def test_more_noise_than_the_plan_needs_is_no_difference() -> None:
     """An organization's policy may demand it."""
-    more = statement("st-mary", mechanisms=(Mechanism(0.0256, 5.0, 80),))
+    more = statement("st-mary", **of(Mechanism(0.0256, 5.0, 80)))
     assert problems(report_of(signed(more, KEY), plan=PLAN)) == []
+
+
+@pytest.mark.parametrize(("raised", "said"), [(0, []), (1, ["once"]), (3, ["3 times"])])
+def test_a_cap_that_was_raised_is_a_warning_and_no_problem(raised: int, said: list[str]) -> None:
+    lifetime = Lifetime(8.0, 16.0, 4e-5, "basic-composition-filter", raised)
+    report = report_of(signed(statement("st-mary", lifetime=lifetime), KEY))
+    assert warnings(report) == [f"st-mary: its lifetime cap was raised {times}" for times in said]
+    assert problems(report) == []
+    assert only(report)["lifetime"].get("raised", 0) == raised
 
 
 def test_an_organization_that_answered_and_stated_nothing_is_missing() -> None:

@@ -110,3 +110,25 @@ def test_an_answer_is_written_after_the_prompt_of_the_template(bases: dict[str, 
     assert isinstance(plain, str)
     stop = answer.split()[-1][:3]
     assert stop not in generate(model, tokenizer, "Hello", Sampling(6, stop=(stop,)), CHAT)
+
+
+def test_a_dialogue_is_tokenized_only_as_far_as_it_is_used(tokenizer: Any) -> None:
+    """A turn takes as long as all turns before it: ten thousand turns would take hours."""
+    asked = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+        def apply_chat_template(self, *arguments: Any, **options: Any) -> Any:
+            asked.append(1)
+            return tokenizer.apply_chat_template(*arguments, **options)
+
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    task = make_task(CHAT, Counting())
+    asked.clear()
+    (example,) = task.encode({"messages": turns * 10_000})
+    assert len(example.input_ids) == CHAT.max_length
+    assert len(asked) <= 2 * CHAT.max_length
+    (few,) = task.encode({"messages": turns * CHAT.max_length})
+    assert example == few

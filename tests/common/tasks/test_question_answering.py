@@ -172,3 +172,18 @@ def test_evaluation_leaves_out_what_has_no_answer_unless_the_plan_has_such(task_
         task = make_task(plan.task, model.tokenizer)
         metrics = task.metrics(predictions_on(task, model.module, [record(2), none]))
         assert metrics["records"] == count
+
+
+def test_a_context_of_too_many_windows_is_not_used(tokenizer: Any) -> None:
+    """A window holds 24 tokens less the question's, and repeats 8 of the window before."""
+    record = asked("parcel 0", "parcel 0 " + "bank " * 20_000)
+    with pytest.raises(UnusableError, match="more than 1024 windows"):
+        task(tokenizer).encode(record)
+    fewer = asked("parcel 0", "parcel 0 " + "bank " * 8_000)
+    assert 600 < len(task(tokenizer).encode(fewer)) <= 1024
+
+
+def test_a_text_that_is_too_long_is_not_tokenized(tokenizer: Any) -> None:
+    for field in ("question", "context"):
+        with pytest.raises(UnusableError, match="more than 1048576 characters"):
+            task(tokenizer).encode({**asked("parcel 0"), field: " " * 2**20 + "x"})

@@ -44,7 +44,7 @@ def forkable(tmp_path: Path, make_plan: MakePlan) -> Home:
         pytest.skip("where there is an accelerator, PyTorch cannot go backward in a fork")
     plan = make_plan(training={"rounds": ROUNDS, "local_steps": STEPS}, privacy=PRIVACY)
     home = make_home(tmp_path, plan, max_tokens=256)
-    with closing(home.open_ledger(Path(":memory:"))) as ledger:
+    with closing(home.open_ledger(tmp_path / "warm.db")) as ledger:
         home.vault(ledger, SystemEntropy()).train(home.request(("warm", 1)))
     return home
 

@@ -29,13 +29,14 @@ def reservation(run: str, epsilon: float = 1.0) -> Reservation:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A ledger of two runs and three releases."""
+    """A ledger of a cap, two runs and three releases."""
     path = tmp_path / "ledger.db"
     ledger = Ledger(path, "st-mary", "example", KEY)
-    ledger.reserve(reservation("a"), CAP)
+    ledger.cap.set_or_lower(CAP)
+    ledger.reserve(reservation("a"))
     ledger.settle("a", 1, "request-1", 4, b"first")
     ledger.settle("a", 2, "request-2", 4, b"second")
-    ledger.reserve(reservation("b"), CAP)
+    ledger.reserve(reservation("b"))
     ledger.settle("b", 1, "request-3", 4, b"third")
     ledger.close()
     return path
@@ -58,10 +59,10 @@ def tamper(path: Path, *statements: str) -> None:
 def test_an_untouched_ledger_opens_and_goes_on(path: Path) -> None:
     ledger = opened(path)
     assert [run.run for run in ledger.runs()] == ["a", "b"]
-    assert ledger.head.number == 5
+    assert ledger.head.number == 6
     ledger.settle("b", 2, "request-4", 4, b"fourth")
     assert opened(path).head == ledger.head
-    assert ledger.head.number == 6
+    assert ledger.head.number == 7
 
 
 def test_every_head_is_signed_with_the_key_and_for_this_data(path: Path) -> None:
@@ -73,18 +74,20 @@ def test_every_head_is_signed_with_the_key_and_for_this_data(path: Path) -> None
 
 
 CHANGES: list[tuple[str, ...]] = [
-    ("UPDATE chain SET entry = replace(entry, '\"epsilon\": 1.0', '\"epsilon\": 0.1') WHERE number = 1",),
+    ("UPDATE chain SET entry = replace(entry, '\"epsilon\": 1.0', '\"epsilon\": 0.1') WHERE number = 2",),
+    ("UPDATE chain SET entry = replace(entry, '\"epsilon\": 8.0', '\"epsilon\": 80.0') WHERE number = 1",),
+    ("DELETE FROM chain WHERE number = 1",),
     ("UPDATE chain SET digest = 'aa' WHERE number = 2",),
     ("DELETE FROM chain WHERE number = 2",),
     ("DELETE FROM chain WHERE number = 0",),
     ("DELETE FROM chain", "DELETE FROM releases"),
-    ("DELETE FROM chain WHERE number = 5",),
+    ("DELETE FROM chain WHERE number = 6",),
     ("DELETE FROM releases WHERE run = 'b'",),
     ("UPDATE releases SET request = 'another' WHERE run = 'b'",),
-    ("UPDATE chain SET number = 9 WHERE number = 5",),
+    ("UPDATE chain SET number = 9 WHERE number = 6",),
     ("INSERT INTO releases VALUES ('a', 3, 'request-9', x'00')",),
-    ("UPDATE chain SET signature = '' WHERE number = 5",),
-    ("UPDATE chain SET signature = (SELECT signature FROM chain WHERE number = 4) WHERE number = 5",),
+    ("UPDATE chain SET signature = '' WHERE number = 6",),
+    ("UPDATE chain SET signature = (SELECT signature FROM chain WHERE number = 5) WHERE number = 6",),
 ]
 
 
@@ -146,7 +149,7 @@ def test_an_older_copy_that_is_put_back_is_behind_its_own_signature(path: Path, 
     copy = tmp_path / "copy.db"
     shutil.copyfile(path, copy)
     ledger = opened(path)
-    ledger.reserve(reservation("c"), CAP)
+    ledger.reserve(reservation("c"))
     newest = ledger.head
     ledger.check_seen(newest)
     ledger.check_seen(before)
@@ -163,10 +166,10 @@ def test_an_older_copy_that_went_on_differently_is_found_too(path: Path, tmp_pat
     copy = tmp_path / "copy.db"
     shutil.copyfile(path, copy)
     first = opened(path)
-    first.reserve(reservation("c"), CAP)
+    first.reserve(reservation("c"))
     other = opened(copy)
-    other.reserve(reservation("d"), CAP)
-    other.reserve(reservation("e"), CAP)
+    other.reserve(reservation("d"))
+    other.reserve(reservation("e"))
     with pytest.raises(Refused, match="ledger-behind"):
         other.check_seen(first.head)
 

@@ -36,8 +36,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
 
 
-def opened(path: Path) -> Ledger:
-    return Ledger(path, "st-mary", "example")
+def opened(path: Path, cap: Cap = CAP) -> Ledger:
+    ledger = Ledger(path, "st-mary", "example")
+    ledger.cap.set_or_lower(cap)
+    return ledger
 
 
 def spent(ledger: Ledger) -> list[tuple[float, float]]:
@@ -45,7 +47,7 @@ def spent(ledger: Ledger) -> list[tuple[float, float]]:
 
 
 def test_a_reservation_is_kept_across_restarts(path: Path) -> None:
-    opened(path).reserve(reservation("a"), CAP)
+    opened(path).reserve(reservation("a"))
     assert opened(path).find("a") == reservation("a")
     assert opened(path).find("b") is None
     assert spent(opened(path)) == [(1.0, 1e-6)]
@@ -53,42 +55,42 @@ def test_a_reservation_is_kept_across_restarts(path: Path) -> None:
 
 def test_the_same_reservation_again_costs_nothing(path: Path) -> None:
     ledger = opened(path)
-    ledger.reserve(reservation("a", epsilon=8.0), CAP)
-    ledger.reserve(reservation("a", epsilon=8.0), CAP)
+    ledger.reserve(reservation("a", epsilon=8.0))
+    ledger.reserve(reservation("a", epsilon=8.0))
     assert spent(ledger) == [(8.0, 1e-6)]
 
 
 def test_a_run_keeps_its_plan(path: Path) -> None:
     ledger = opened(path)
-    ledger.reserve(reservation("a"), CAP)
+    ledger.reserve(reservation("a"))
     with pytest.raises(Refused, match="plan-changed"):
-        ledger.reserve(reservation("a", plan="another"), CAP)
+        ledger.reserve(reservation("a", plan="another"))
 
 
 def test_the_cap_is_reached_exactly_and_never_passed(path: Path) -> None:
-    ledger = opened(path)
+    ledger = opened(path, Cap(1.0, 1e-6))
     for number in range(10):
-        ledger.reserve(reservation(f"run-{number}", epsilon=0.1, delta=1e-7), Cap(1.0, 1e-6))
+        ledger.reserve(reservation(f"run-{number}", epsilon=0.1, delta=1e-7))
     with pytest.raises(Refused, match="budget"):
-        ledger.reserve(reservation("one more", epsilon=0.0001, delta=1e-12), Cap(1.0, 1e-6))
+        ledger.reserve(reservation("one more", epsilon=0.0001, delta=1e-12))
     assert len(spent(ledger)) == 10
 
 
 def test_delta_is_capped_too(path: Path) -> None:
     ledger = opened(path)
-    ledger.reserve(reservation("a", epsilon=0.1, delta=9e-6), CAP)
+    ledger.reserve(reservation("a", epsilon=0.1, delta=9e-6))
     with pytest.raises(Refused, match="budget"):
-        ledger.reserve(reservation("b", epsilon=0.1, delta=2e-6), CAP)
+        ledger.reserve(reservation("b", epsilon=0.1, delta=2e-6))
 
 
 @given(st.lists(st.floats(0.001, 3.0), min_size=1, max_size=12))
 @settings(max_examples=30, deadline=None)
 def test_whatever_is_asked_the_sum_stays_within_the_cap(costs: list[float]) -> None:
-    ledger = Ledger(Path(":memory:"), "a", "example")
+    ledger = opened(Path(":memory:"))
     for number, cost in enumerate(costs):
         before = len(spent(ledger))
         try:
-            ledger.reserve(reservation(f"run-{number}", epsilon=cost), CAP)
+            ledger.reserve(reservation(f"run-{number}", epsilon=cost))
         except Refused:
             assert len(spent(ledger)) == before
     assert sum(cost for cost, _ in spent(ledger)) <= 8.0 + 1e-9
@@ -96,7 +98,7 @@ def test_whatever_is_asked_the_sum_stays_within_the_cap(costs: list[float]) -> N
 
 def test_a_settled_round_is_answered_from_the_ledger_for_the_same_request_only(path: Path) -> None:
     ledger = opened(path)
-    ledger.reserve(reservation("a"), CAP)
+    ledger.reserve(reservation("a"))
     assert ledger.released("a", 1, "digest") is None
     ledger.settle("a", 1, "digest", 4, b"noised")
     assert opened(path).released("a", 1, "digest") == b"noised"
@@ -107,7 +109,7 @@ def test_a_settled_round_is_answered_from_the_ledger_for_the_same_request_only(p
 
 def test_a_round_is_settled_once_and_only_in_a_reserved_run(path: Path) -> None:
     ledger = opened(path)
-    ledger.reserve(reservation("a"), CAP)
+    ledger.reserve(reservation("a"))
     ledger.settle("a", 1, "digest", 4, b"noised")
     with pytest.raises(sqlite3.IntegrityError):
         ledger.settle("a", 1, "digest", 4, b"noised again")
@@ -121,7 +123,7 @@ def test_a_round_is_settled_once_and_only_in_a_reserved_run(path: Path) -> None:
 )
 def test_nothing_is_changed_or_removed(path: Path, statement: str) -> None:
     ledger = opened(path)
-    ledger.reserve(reservation("a"), CAP)
+    ledger.reserve(reservation("a"))
     ledger.settle("a", 1, "digest", 4, b"noised")
     with pytest.raises(sqlite3.IntegrityError, match="append-only"), sqlite3.connect(path) as other:
         other.execute(statement)
@@ -144,9 +146,9 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_alone(path: Path, content:
 
 def _reserve_and_die(path: Path) -> None:
     ledger = opened(path)
-    ledger.reserve(reservation("a"), CAP)
-    ledger._database.execute("BEGIN IMMEDIATE")
-    ledger._database.execute("INSERT INTO releases VALUES ('a', 1, 'digest', x'00')")
+    ledger.reserve(reservation("a"))
+    ledger._database.rows("BEGIN IMMEDIATE")
+    ledger._database.rows("INSERT INTO releases VALUES ('a', 1, 'digest', x'00')")
     os._exit(9)
 
 
@@ -163,9 +165,9 @@ def test_after_a_crash_the_reservation_stands_and_the_unfinished_round_left_noth
 
 def test_two_writers_cannot_overspend_together(path: Path) -> None:
     first, second = opened(path), opened(path)
-    first.reserve(reservation("a", epsilon=5.0), CAP)
+    first.reserve(reservation("a", epsilon=5.0))
     with pytest.raises(Refused, match="budget"):
-        second.reserve(reservation("b", epsilon=5.0), CAP)
+        second.reserve(reservation("b", epsilon=5.0))
 
 
 def in_threads(*tasks: Callable[[], object]) -> list[BaseException]:
@@ -200,7 +202,7 @@ def test_threads_of_one_ledger_never_overspend_and_never_see_half_a_change(path:
 
     def reserve(name: str) -> None:
         for number in range(10):
-            ledger.reserve(reservation(f"{name}-{number}", epsilon=0.5, delta=1e-7), CAP)
+            ledger.reserve(reservation(f"{name}-{number}", epsilon=0.5, delta=1e-7))
             ledger.settle(f"{name}-{number}", 1, "digest", 4, name.encode())
 
     def read() -> None:
@@ -220,13 +222,13 @@ def test_threads_of_one_ledger_never_overspend_and_never_see_half_a_change(path:
 
 def test_threads_that_reserve_one_run_are_charged_once(path: Path) -> None:
     ledger = opened(path)
-    assert in_threads(*[lambda: ledger.reserve(reservation("a", epsilon=5.0), CAP)] * 8) == []
+    assert in_threads(*[lambda: ledger.reserve(reservation("a", epsilon=5.0))] * 8) == []
     assert spent(ledger) == [(5.0, 1e-6)]
 
 
 def test_threads_that_settle_one_round_store_one_release(path: Path) -> None:
     ledger = opened(path)
-    ledger.reserve(reservation("a"), CAP)
+    ledger.reserve(reservation("a"))
     errors = in_threads(*[lambda n=n: ledger.settle("a", 1, "digest", 4, b"%d" % n) for n in range(8)])
     assert [type(error) for error in errors] == [sqlite3.IntegrityError] * 7
     stored = ledger.released("a", 1, "digest")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.vault.records.units import encode, group_by_user, user_of
+from client.vault.records.units import encode, encode_record, group_by_user, user_of, without_oversized
 from common.records import Record
 from common.tasks import Example, UnusableError
 
@@ -48,6 +48,20 @@ def test_a_record_that_makes_the_task_fail_contributes_nothing_and_its_text_is_n
     assert "4711" not in caplog.text
 
 
+def test_a_field_that_is_too_long_is_not_read_and_the_others_are() -> None:
+    long: list[Any] = ["x" * (2**20 + 1), ["x" * 2**20], [1] * 2**19, 10**5000]
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in [*long[:3], deep]:
+        assert lengths([{"length": 3, "scan": value}]) == [[3]], "it is not used"
+        assert lengths([{"length": value}]) == [[]]
+        with pytest.raises(UnusableError, match="no length; fields of more than 1048576 characters are not read"):
+            encode_record({"length": value}, TASK, lambda record: record)
+    kept = {"a": "x" * 2**20, "b": [{"role": "user", "content": "x"}], "c": 10**5000, "d": None}
+    assert without_oversized(kept) == kept
+
+
 def test_users_come_in_the_order_of_first_appearance_with_their_records_in_the_order_of_the_file() -> None:
     records = [{"patient": user, "length": place} for place, user in enumerate(["b", "a", "b", "c", "a", "b"])]
     assert lengths(records, "patient") == [[0, 2, 5], [1, 4], [3]]
@@ -78,6 +92,10 @@ def test_users_are_compared_as_they_are() -> None:
     assert lengths(records * 2, "patient") == [[place, place] for place in range(len(users))]
 
 
+def who(record: Record) -> Any:
+    return type(record["patient"]), record["patient"]
+
+
 USERS = st.one_of(st.sampled_from(["a", "b", 1, "1", None, "", 2.5]), st.integers(0, 3))
 
 
@@ -89,19 +107,11 @@ def test_a_user_more_or_less_changes_no_other_unit(rows: list[tuple[Any, int | N
     if not whole:
         return
     place = data.draw(st.integers(0, len(whole) - 1))
-    gone = user_of(whole[place][0], "patient")
-    left = [record for record in records if (type(record["patient"]), record["patient"]) != (type(gone), gone)]
+    left = [record for record in records if who(record) != who(records[whole[place][0]])]
     units = encode(records, TASK, "patient").units
-    assert encode(left, TASK, "patient").units == units[:place] + units[place + 1 :]
+    assert list(encode(left, TASK, "patient").units) == [*units[:place], *units[place + 1 :]]
     # By hand, without dictionaries: every record of a user is with that user, and nobody else's is.
-    by_hand = [
-        [
-            one
-            for one in records
-            if type(one["patient"]) is type(own[0]["patient"]) and one["patient"] == own[0]["patient"]
-        ]
-        for own in whole
-    ]
+    by_hand = [[at for at, one in enumerate(records) if who(one) == who(records[own[0]])] for own in whole]
     assert whole == by_hand
 
 

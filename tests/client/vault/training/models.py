@@ -20,7 +20,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from client.vault.records.units import Unit
+from client.vault.records.encoded import Unit
 from client.vault.training.dp_sgd import by_name, clipped_sum
 from client.vault.training.per_example import PerExampleGradients
 from common.tasks import Example

@@ -14,8 +14,9 @@ from scipy import stats
 
 from client.vault.training.dp_sgd import Step, add_noise, poisson_sample, train
 from client.vault.training.entropy import Keystream
+from client.vault.training.errors import GuaranteeError
 from client.vault.training.micro_batches import micro_batches
-from client.vault.training.per_example import GuaranteeError, PerExampleGradients
+from client.vault.training.per_example import PerExampleGradients
 from common.tasks import Example
 from tests.client.vault.training.models import (
     VOCABULARY,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from client.vault.training import exact
-from client.vault.training.entropy import Keystream
+from client.vault.training.entropy import Keystream, as_uniforms
 from client.vault.training.exact import clipped_integers, gaussian_pairs, grid_of, on_grid, precise_pair
 
 UNIT = Fraction(1, 2**40)
@@ -134,7 +134,7 @@ def test_the_rounded_noise_is_normal_and_independent() -> None:
 
 def test_a_pair_at_high_precision_continues_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
     words = np.array([0, 2**30, 2**52, 2**53 - 1], dtype=np.uint64)
-    rough = gaussian_pairs(words, words)
+    rough = gaussian_pairs(as_uniforms(words), as_uniforms(words))
     for place, word in enumerate(words):
         first, second = precise_pair(int(word), int(word), Keystream(b"c" * 32))
         # The word 0 stands for [0, 2⁻⁵³), whose logarithm is anything below its end's.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from client.vault.training.per_example import GuaranteeError
+from client.vault.training.errors import GuaranteeError
 from client.vault.training.verification import verified_precision
 from common.model import precision
 from common.model.model import LoraModel

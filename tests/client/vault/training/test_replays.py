@@ -19,7 +19,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from client.vault.records.units import Unit
+from client.vault.records.encoded import Unit
 from client.vault.training import dp_sgd
 from client.vault.training.dp_sgd import Step, add_noise, train
 from client.vault.training.entropy import Keystream

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from client.vault.records.units import Unit
+from client.vault.records.encoded import Unit
 from client.vault.training.dp_sgd import Step, choose_examples, poisson_sample, train
 from client.vault.training.entropy import Keystream
 from common.tasks import Example

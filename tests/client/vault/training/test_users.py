@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.vault.records.units import Unit
+from client.vault.records.encoded import Unit
 from client.vault.training import dp_sgd
 from client.vault.training.dp_sgd import clipped_sum, mean_gradients
 from client.vault.training.micro_batches import groups, micro_batches

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from client.vault.training.per_example import GuaranteeError
+from client.vault.training.errors import GuaranteeError
 from client.vault.training.verification import verify_training
 from tests.client.vault.training.models import ARCHITECTURES, TinyTask, lora_model, trained
 
