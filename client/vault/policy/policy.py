@@ -5,7 +5,7 @@ from __future__ import annotations
 from client.vault.policy.organization import Organization
 from common.errors import InputError, Refused
 from common.plan.plan import Plan
-from common.privacy.accounting import noise_multiplier, sample_rate
+from common.privacy.accounting import epsilon, noise_multiplier, sample_rate
 from common.privacy.mechanism import Mechanism
 from common.privacy.privacy_filter import Cap
 
@@ -55,7 +55,11 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
     except (ValueError, OverflowError, RuntimeError) as error:
         # Beyond the range of the accountant. Its inputs are public, so its text may leave the vault.
         raise Refused("policy", f"the noise cannot be computed: {error}") from None
-    return Mechanism(rate, max(sigma, organization.policy.min_noise_multiplier), steps)
+    mechanism = Mechanism(rate, max(sigma, organization.policy.min_noise_multiplier), steps)
+    # Where PRV is not precise enough a run is charged by RDP, which is looser.
+    if (cost := epsilon(mechanism, privacy.delta)) > privacy.epsilon:
+        raise Refused("policy", f"privacy.epsilon = {privacy.epsilon}: a run with it would be charged ε = {cost}")
+    return mechanism
 
 
 def check_plan_fits(plan: Plan, organization: Organization) -> Mechanism:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from common.keys.statement_key import StatementKey
+from common.privacy.mechanism import Mechanism
 from common.protocol.statement import Statement
 from common.report.page import render_page
 from common.report.report import build_report, problems
 from common.run.round_line import RoundLine
-from tests.common.report.forged import FORGED, KEY, RENYI, Forged, renyi
+from tests.common.report.forged import COSTS, FORGED, KEY, RENYI, Forged, renyi
 from tests.common.report.pages import Page
+from tests.common.report.reports import prv_epsilon
 from tests.common.report.sample_run import PLAN, RUN, signed, statement, summary
 
 CLINIC = StatementKey.generate()
@@ -67,3 +69,10 @@ def test_the_honest_statements_that_the_forged_ones_are_made_from_hold() -> None
     for item in (statement("st-mary"), statement("st-mary", **renyi(RENYI))):
         report = build_report(RUN, [signed(item, KEY)], {"st-mary": KEY.public}, plan=PLAN)
         assert problems(report) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", COSTS)
+def test_the_costs_in_the_table_are_those_of_opacus(values: tuple[float, float, int, float]) -> None:
+    *mechanism, delta = values
+    assert prv_epsilon(Mechanism(*mechanism), delta) == COSTS[values]

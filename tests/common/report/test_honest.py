@@ -129,7 +129,7 @@ def found(statement: Statement, plan: Plan) -> list[str]:
     return problems(report_of(statement, keys, plan=plan))
 
 
-@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(
     size=st.one_of(st.integers(1, 30), st.integers(31, 10**7)),
     runs=st.lists(RUNS, min_size=1, max_size=3),

@@ -140,6 +140,7 @@ def assert_says_how_to_continue(run: Program) -> None:
     assert "Traceback" not in run.text
 
 
+@pytest.mark.slow
 def test_control_c_ends_a_run_and_resume_completes_it(federation: Federation) -> None:
     rounds = 3
     plan = federation.write_plan(

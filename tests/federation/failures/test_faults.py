@@ -61,6 +61,7 @@ def answered(out: Path) -> list[list[str]]:
     return [line["organizations"]["answered"] for line in lines(out)[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["vault", pytest.param("SuperNode", marks=pytest.mark.soak)])
 def test_a_run_does_not_wait_for_ever_for_one_that_stands_still(federation: Federation, part: str) -> None:
     rounds = 4

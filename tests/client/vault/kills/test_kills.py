@@ -34,7 +34,7 @@ from tests.client.vault.kills.pace import ANSWER, Pace
 from tests.conftest import MakePlan
 from tests.waiting import LONG
 
-FORKED_KILLS = 180
+FORKED_KILLS = 110
 
 
 @pytest.fixture

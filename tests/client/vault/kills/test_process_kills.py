@@ -51,6 +51,7 @@ def fill(disk: Path) -> Path:
     return filler
 
 
+@pytest.mark.slow
 def test_a_vault_whose_disk_is_full_refuses_and_goes_on_when_there_is_space_again(
     tmp_path: Path, make_plan: MakePlan
 ) -> None:

@@ -11,6 +11,7 @@ from client.vault.policy.organization import Organization
 from client.vault.policy.policy import check_plan_fits, run_mechanism
 from common.errors import InputError, Refused
 from common.plan.plan import Plan
+from common.privacy import accounting
 from common.settings import template, validate
 from tests.conftest import MakePlan
 
@@ -84,6 +85,7 @@ def test_models_are_folders_beside_the_file_and_only_those_that_are_listed(
         ({"privacy": {"epsilon": 4.1}}, "privacy.epsilon = 4.1"),
         ({"privacy": {"delta": 1e-3}}, "privacy.delta = 0.001"),
         ({"training": {"batch_size": 1001}}, "training.batch_size = 1001"),
+        ({"task": {"max_length": 8193}}, "task.max_length = 8193; at most 8192 are allowed"),
     ],
 )
 def test_what_a_plan_asks_beyond_the_policy_is_named(
@@ -117,3 +119,13 @@ def test_a_plan_of_a_rank_that_the_organization_does_not_train_is_refused_unless
         run_mechanism(organization(), refused)
         with pytest.raises(InputError, match=rf"vault\.max_rank = 4: {message}"):
             check_plan_fits(refused, small)
+
+
+def test_a_run_that_the_looser_accountant_would_charge_beyond_its_epsilon_is_refused(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where PRV would take too much memory, a run is charged by RDP."""
+    monkeypatch.setattr(accounting, "_PRV_POINTS", 0)
+    plan = make_plan(model={"base": "base"}, training={"batch_size": 37}, privacy={"epsilon": 3.9, "delta": 1e-5})
+    with pytest.raises(Refused, match=r"privacy.epsilon = 3.9: a run with it would be charged ε = [4-9]"):
+        run_mechanism(organization(), plan)
