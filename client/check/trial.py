@@ -141,10 +141,11 @@ def _try(
 
     seconds([(example,)] * rows)  # warm-up: the first step includes one-time setup
     full, empty = seconds([(example,)] * rows), seconds([])
-    # A group of more units than a micro-batch holds keeps the gradients of all of them in memory.
+    # Units of several examples keep the means of a group of them in memory.
     size = sum(parameter.numel() for parameter in parameters.values())
-    group = next(groups([(example,)] * plan.training.batch_size, size, max_tokens, fewer))
-    memory = peak() + 8 * size * max(0, len(group) - rows)
+    group = next(groups([(example, example)] * plan.training.batch_size, size, max_tokens, fewer))
+    has_several = plan.task.has_windows or plan.privacy.records_per_user not in (None, 1)
+    memory = peak() + (8 * size * len(group) if has_several else 0)
     return _Trial(example, size, rows, length, memory, max(full - empty, 0.0), empty)
 
 

@@ -81,7 +81,7 @@ def clip_per_layer() -> None:
     """Each tensor clipped to C by itself: together they reach C times the root of their number."""
     private = client.vault.training.dp_sgd
 
-    def clipped_sum(gradients: Any, task: Any, sample: Any, clipping_norm: float, max_tokens: int) -> Any:
+    def clipped_sum(gradients: Any, task: Any, sample: Any, clipping_norm: float, max_tokens: int, *_: Any) -> Any:
         numbers = [gradients.parameters[name].numel() for name in sorted(gradients.parameters)]
         total = torch.zeros(sum(numbers), dtype=torch.int64)
         units = [unit for unit in sample if unit]

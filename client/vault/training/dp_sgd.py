@@ -29,7 +29,7 @@ from client.vault.records.encoded import Unit
 from client.vault.training.entropy import KEY_SIZE, Keystream
 from client.vault.training.exact import clipped_integers, on_grid
 from client.vault.training.micro_batches import NO_FEWER, groups, micro_batches
-from client.vault.training.per_example import Gradients, Parameters, PerExampleGradients, finite_rows
+from client.vault.training.per_example import Gradients, Parameters, PerExampleGradients, finite_rows, rows_of
 from common.tasks import Task
 
 
@@ -131,7 +131,13 @@ def clipped_sum(
     device = next(iter(gradients.parameters.values())).device
     total = torch.zeros(size, dtype=torch.int64, device=device)
     for group in groups(sample, size, max_tokens, fewer_rows):
-        total += clipped_integers(mean_gradients(gradients, task, group, max_tokens, fewer_rows), clipping_norm)
+        if len(group[0]) > 1:
+            means = mean_gradients(gradients, task, group, max_tokens, fewer_rows)
+            total += clipped_integers(means, clipping_norm)
+            continue
+        # A mean of one is the gradient itself, in whatever group its unit is.
+        for batch, _ in micro_batches(group, max_tokens, fewer_rows):
+            total += clipped_integers(rows_of(gradients.of(task, batch)), clipping_norm)
     return total
 
 

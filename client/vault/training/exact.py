@@ -35,6 +35,8 @@ MOST_NUMBERS = 2**30
 # So many rows of integers up to 2⁴⁰ have an exact sum in float64.
 MOST_ROWS = 2**12
 
+# Float64 numbers that are clipped together: what fits a processor's cache, and what keeps a GPU busy.
+_BLOCK, _GPU_BLOCK = 2**17, 2**24
 _CLIPPED = 1.0 - 2.0**-20
 # The grid is finer than the noise's deviation by this many bits, or one more.
 _GRID_BITS = 10
@@ -47,22 +49,34 @@ _PRECISE_BITS = 256
 
 
 def clipped_integers(gradients: torch.Tensor, clipping_norm: float) -> torch.Tensor:
-    """The sum of units' gradients, each clipped, as integers.
+    """The sum of units' gradients, each clipped, as integers. One that is not finite counts as zero.
 
     Args:
-        gradients: float64, shape (units, numbers), at most `MOST_ROWS` and `MOST_NUMBERS`; it is overwritten.
+        gradients: floating point, shape (units, numbers), at most `MOST_ROWS` and `MOST_NUMBERS`; it may be
+            overwritten.
         clipping_norm: C.
 
     Returns:
         int64, shape (numbers,), in multiples of 2⁻⁴⁰·C.
     """
-    if gradients.shape[0] > MOST_ROWS or gradients.shape[1] > MOST_NUMBERS:
+    count, size = gradients.shape
+    if count > MOST_ROWS or size > MOST_NUMBERS:
         raise GuaranteeError(f"gradients of shape {tuple(gradients.shape)} have no exact sum")
     # Row by row: a reduction of many rows may add in an order that depends on their number.
-    norms = torch.stack([torch.linalg.vector_norm(row) for row in gradients])
+    norms = torch.stack([torch.linalg.vector_norm(row, dtype=torch.float64) for row in gradients])
     factors = (2.0**UNIT_BITS / clipping_norm) * (_CLIPPED * clipping_norm / norms).clamp(max=1.0)
-    # Integers now, and so is every partial sum: exact in float64, in whatever order they are added.
-    return gradients.mul_(factors[:, None]).round_().sum(0).to(torch.int64)
+    finite = norms.isfinite()
+    if not finite.all():
+        # Zero times infinity is NaN: rows that do not count are emptied as well.
+        gradients[~finite] = 0.0
+        factors[~finite] = 0.0
+    total = torch.empty(size, dtype=torch.int64, device=gradients.device)
+    width = max(1, (_BLOCK if gradients.is_cpu else _GPU_BLOCK) // count)
+    for start in range(0, size, width):
+        block = gradients[:, start : start + width].double().mul_(factors[:, None])
+        # Integers now, and so is every partial sum: exact in float64, in whatever order they are added.
+        total[start : start + width] = block.round_().sum(0)
+    return total
 
 
 def grid_of(noise_multiplier: float) -> float:

@@ -58,20 +58,26 @@ def micro_batches(
 def groups(
     sample: Sequence[Unit], size: int, max_tokens: int, fewer: Mapping[int, int] = NO_FEWER
 ) -> Iterator[list[Unit]]:
-    """The units that have examples, in groups whose gradients are held in memory together.
+    """The units that have examples: those of one example, then the others in groups.
+
+    The gradient of a unit of one example is added as soon as it is there. The others' means are held in memory
+    together: a user may have hundreds of examples, and there may be many users.
 
     Args:
-        sample: a user may have hundreds of examples, and there may be many users.
+        sample: the units.
         size: numbers in one gradient.
         max_tokens: padded tokens in a micro-batch. A group has a multiple of its rows.
         fewer: padded length → rows, where there are fewer.
     """
-    usable = sorted((unit for unit in sample if unit), key=lambda unit: max(map(len, unit)))
+    single: list[Unit] = [unit for unit in sample if len(unit) == 1]
+    if single:
+        yield single
+    several = sorted((unit for unit in sample if len(unit) > 1), key=lambda unit: max(map(len, unit)))
     start = 0
-    while start < len(usable):
-        rows = rows_at(padded_length(max(map(len, usable[start]))), max_tokens, fewer)
+    while start < len(several):
+        rows = rows_at(padded_length(max(map(len, several[start]))), max_tokens, fewer)
         count = rows * max(1, min(_GROUP_NUMBERS // (rows * size), MOST_ROWS // rows))
-        yield usable[start : start + count]
+        yield several[start : start + count]
         start += count
 
 
@@ -81,4 +87,4 @@ def rows_at(length: int, max_tokens: int, fewer: Mapping[int, int] = NO_FEWER) -
     >>> rows_at(96, 512), rows_at(96, 512, {96: 4}), rows_at(1024, 512)
     (5, 4, 1)
     """
-    return min(fewer.get(length, max_tokens), max(1, max_tokens // length))
+    return min(fewer.get(length, max_tokens), max(1, max_tokens // length), MOST_ROWS)

@@ -77,16 +77,18 @@ class PerExampleGradients:
         return gradients
 
 
+def rows_of(gradients: Gradients) -> torch.Tensor:
+    """The gradients of each example as one row, the parameters by name; shape (examples, numbers)."""
+    return torch.cat([gradients[name].flatten(1) for name in sorted(gradients)], dim=1)
+
+
 def finite_rows(gradients: Gradients) -> torch.Tensor:
-    """The gradients of each example as one row of float64, the parameters by name; zero where one is not finite.
+    """The same in float64; zero where one is not finite.
 
     Args:
         gradients: as `PerExampleGradients.of` gives them.
-
-    Returns:
-        Shape (examples, numbers).
     """
-    rows = torch.cat([gradients[name].flatten(1) for name in sorted(gradients)], dim=1).double()
+    rows = rows_of(gradients).double()
     # Zero times infinity is NaN: rows that do not count are emptied, not scaled.
     rows[~rows.isfinite().all(dim=1)] = 0.0
     return rows
