@@ -11,6 +11,8 @@ import torch
 from client.vault.policy.organization import Organization
 from client.vault.records.anonymize import open_anonymizer, record_transform
 from client.vault.records.units import encode
+from client.vault.training.dp_sgd import noise_bytes
+from client.vault.training.entropy import STREAM_LIMIT
 from client.vault.training.errors import GuaranteeError
 from client.vault.training.features import FrozenUnits
 from client.vault.training.rows import checked_rows
@@ -86,8 +88,8 @@ class PlanPreparation:
             fingerprint: fingerprint of the coordinator's base model.
 
         Raises:
-            Refused: the model differs from the coordinator's, cannot be used with this plan, or its per-example
-                gradients are not exact.
+            Refused: the model differs from the coordinator's, cannot be used with this plan, its per-example
+                gradients are not exact, or a round needs more noise than one keystream has.
         """
         key = _model_key(plan)
         prepared = self._cache.get(key)
@@ -96,6 +98,7 @@ class PlanPreparation:
             # One model at a time: release the memory of an earlier plan.
             self._cache = {key: prepared}
         _check_fingerprint(prepared.model, fingerprint)
+        _check_keystream(plan, prepared.model)
         return prepared
 
     def _load(self, plan: Plan, fingerprint: str) -> PreparedPlan:
@@ -178,4 +181,16 @@ def _check_fingerprint(model: LoraModel, expected: str) -> None:
             "model-differs",
             f"the coordinator's base model has fingerprint {expected[:12]!r}…, the organization's "
             f"{model.fingerprint[:12]!r}…",
+        )
+
+
+def _check_keystream(plan: Plan, model: LoraModel) -> None:
+    """Refuse a round whose noise one keystream cannot give: it would fail after the charge."""
+    size = sum(parameter.numel() for parameter in model.trained_parameters().values())
+    most = STREAM_LIMIT // noise_bytes(size)
+    if plan.training.local_steps > most:
+        raise Refused(
+            "policy",
+            f"training.local_steps = {plan.training.local_steps}: at most {most} steps a round are possible with "
+            f"{size} trained numbers",
         )

@@ -9,7 +9,6 @@ refusal depends on a record.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
 from client.vault.ledger.ledger import Ledger
@@ -19,9 +18,10 @@ from client.vault.policy.organization import Organization
 from client.vault.policy.policy import lifetime_cap, run_mechanism
 from client.vault.preparation import ModelLoader, PlanPreparation, PreparedPlan
 from client.vault.release import decode_adapter, encode_update
+from client.vault.reply_time import ReplyTime
 from client.vault.statements import make_statement
-from client.vault.training.dp_sgd import Step, noise_bytes, train
-from client.vault.training.entropy import STREAM_LIMIT, Entropy
+from client.vault.training.dp_sgd import Step, train
+from client.vault.training.entropy import Entropy
 from client.vault.training.optimizer import make_optimizer
 from client.vault.training.rows_cache import RowsCache
 from common.adapter.adapter import Adapter
@@ -95,19 +95,20 @@ class Vault:
         reservation = self._reservation(request, plan)
         prepared = self._preparation.prepare(self._organization.local_plan(plan), request.fingerprint)
         adapter = decode_adapter(request, plan, prepared.model)
-        self._check_keystream(plan, prepared)
         # A run keeps the mechanism that it was charged for, even if the policy has changed since.
         charged = self._ledger.reserve(reservation)
-        started = time.monotonic()
+        reply_time = ReplyTime(self._organization.vault.reply_seconds)
         try:
             update = self._train(plan, charged, prepared, adapter, request)
-        except Exception as error:  # no failure may tell of a record
-            self._wait_for_reply_time(started)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # no failure may tell of a record; a panic in Rust is no Exception
+            reply_time.wait()
             # The text of the error goes nowhere, not even into the log: it may contain values of records.
             _log.error("round %d of %s failed: %s", request.round, request.run, failure(error))
             raise Refused("training-failed", f"round {request.round} of {request.run}") from None
         # Before it is settled: a statement shows the ledger's newest entry, at any time.
-        self._wait_for_reply_time(started)
+        reply_time.wait()
         self._ledger.settle(request.run, request.round, request.digest(), plan.training.local_steps, update)
         _log.info("round %d of %s is trained; releasing %d bytes", request.round, request.run, len(update))
         return Release(update, self._ledger.head)
@@ -125,31 +126,9 @@ class Vault:
 
     def _check_approved(self, request: TrainRequest, plan: Plan) -> None:
         """Refuse a new run that no approval covers. A charged run continues even if its approval is withdrawn."""
-        everything_allowed = self._organization.policy.plans == "any-within-policy"
-        if everything_allowed or self._ledger.find(request.run) is not None:
-            return
-        digest = plan.digest()
-        name = f"plan {plan.name}, digest {digest[:12]}"
-        try:
-            approval = self._approvals.read().get(digest)
-        except InputError as error:
-            _log.error("%s", error)
-            raise Refused("plan-not-approved", name) from None
-        if approval is None:
-            raise Refused("plan-not-approved", f"{name}: it is not approved")
-        if not approval.left(count_runs(self._ledger.runs(), digest)):
-            raise Refused("plan-not-approved", f"{name}: its approved runs are used up")
-
-    def _wait_for_reply_time(self, started: float) -> None:
-        """Wait until `vault.reply_seconds` after training started, since its time follows the drawn records."""
-        seconds = self._organization.vault.reply_seconds
-        if seconds is None:
-            return
-        left = started + seconds - time.monotonic()
-        if left < 0:
-            _log.warning("training took longer than vault.reply_seconds = %g: its time was visible", seconds)
-        else:
-            time.sleep(left)
+        is_new = self._ledger.find(request.run) is None
+        if is_new and self._organization.policy.plans == "approved":
+            self._approvals.check(plan, count_runs(self._ledger.runs(), plan.digest()))
 
     def _read_plan(self, request: TrainRequest) -> Plan:
         try:
@@ -163,16 +142,6 @@ class Vault:
         if not 1 <= len(request.run) <= 80 or not request.run.isascii() or not request.run.isprintable():
             raise Refused("malformed-request", "the run's id should be 1 to 80 printable ASCII characters")
         return plan
-
-    def _check_keystream(self, plan: Plan, prepared: PreparedPlan) -> None:
-        """Refuse a round whose noise one keystream cannot give: it would fail after the charge."""
-        size = sum(parameter.numel() for parameter in prepared.model.trained_parameters().values())
-        if plan.training.local_steps * noise_bytes(size) > STREAM_LIMIT:
-            raise Refused(
-                "policy",
-                f"training.local_steps = {plan.training.local_steps}: at most {STREAM_LIMIT // noise_bytes(size)} "
-                f"steps a round are possible with {size} trained numbers",
-            )
 
     def _reservation(self, request: TrainRequest, plan: Plan) -> Reservation:
         mechanism = run_mechanism(self._organization, plan)

@@ -11,7 +11,7 @@ import client.vault.preparation
 import client.vault.records.units
 import client.vault.training.exact
 import client.vault.training.rows
-import client.vault.vault
+from client.vault.reply_time import ReplyTime
 from common.tasks import UnusableError
 from tests.mutants.mutant import replace_everywhere
 
@@ -76,7 +76,7 @@ def every_field_read() -> None:
 
 def answer_at_once() -> None:
     """A round is settled when its training ends, whatever vault.reply_seconds is."""
-    client.vault.vault.Vault._wait_for_reply_time = lambda *_: None  # type: ignore[method-assign, assignment]
+    ReplyTime.wait = lambda _: None  # type: ignore[method-assign]
 
 
 def encode_before_charge() -> None:

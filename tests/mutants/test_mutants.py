@@ -34,7 +34,21 @@ def run_test(test: str, mutate: Callable[[], None]) -> int:
         os._exit(code)
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+# The tests that catch these take seconds each.
+SLOW = {
+    "cap-of-the-file",
+    "fresh-accountant",
+    "no-grid",
+    "refusal-depends-on-a-record",
+    "rounded-before-noise",
+    "runs-not-added-up",
+    "same-noise-in-two-rounds",
+    "windows-by-themselves",
+}
+CASES = [pytest.param(one, id=one.name, marks=[pytest.mark.slow] * (one.name in SLOW)) for one in MUTANTS]
+
+
+@pytest.mark.parametrize("mutant", CASES)
 def test_a_seeded_bug_is_caught(mutant: Mutant) -> None:
     assert run_test(mutant.caught_by, mutant.apply) == pytest.ExitCode.TESTS_FAILED
 

@@ -28,7 +28,13 @@ class Stop(Observer):
 
 
 # The number of answers before the interruption: in the first round, between rounds, in the second round.
-CUTS = [(1, "ffa"), (2, "fedavg"), (3, "ffa"), (5, "fedavg"), (5, "fedavgm"), (4, "fedadam"), (5, "stack")]
+CUTS = [
+    *[(1, "ffa"), (2, "fedavg"), (5, "fedavgm")],
+    *(
+        pytest.param(*cut, marks=pytest.mark.slow)
+        for cut in [(3, "ffa"), (5, "fedavg"), (4, "fedadam"), (5, "stack")]
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ versions wrote it, approves one run in total. Empty lines and lines that start w
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -16,12 +17,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, Refused
 from common.plan.plan import NAME_PATTERN, Plan
 from common.settings import LARGEST_COUNT
 from common.system.lock import Held, exclusive
 
 _LOCK_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,27 @@ class Approvals:
                 )
             found[approval.digest] = approval
         return found
+
+    def check(self, plan: Plan, used: int) -> None:
+        """Check that one more run of a plan is approved.
+
+        Args:
+            plan: the plan.
+            used: the number of runs of the plan in the ledger.
+
+        Raises:
+            Refused: it is not, or the file cannot be read; the reason is in the log.
+        """
+        name = f"plan {plan.name}, digest {plan.digest()[:12]}"
+        try:
+            approval = self.read().get(plan.digest())
+        except InputError as error:
+            _log.error("%s", error)
+            raise Refused("plan-not-approved", name) from None
+        if approval is None:
+            raise Refused("plan-not-approved", f"{name}: it is not approved")
+        if not approval.left(used):
+            raise Refused("plan-not-approved", f"{name}: its approved runs are used up")
 
     def add(self, plan: Plan, runs: int, used: int) -> Approval:
         """Approve more runs of a plan, in addition to those that are approved and not yet used.

@@ -143,7 +143,7 @@ def test_a_round_is_settled_at_its_time_whether_training_was_quick_slow_or_faile
     make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("client.vault.vault.time", clock)
+    monkeypatch.setattr("client.vault.reply_time.time", clock)
     monkeypatch.setattr(time, "sleep", clock.sleep)
     for seconds in (0.0, 0.25, 1.5, 9.0):
         bench = open_bench(
@@ -214,7 +214,7 @@ def test_a_round_that_one_keystream_cannot_noise_is_refused_before_the_charge(
     size = sum(shape[0] * shape[1] for shape in bench.model.trained_shapes.values())
     steps = bench.plan.training.local_steps
     for limit, fits in ((steps * dp_sgd.noise_bytes(size) - 1, False), (steps * dp_sgd.noise_bytes(size), True)):
-        monkeypatch.setattr("client.vault.vault.STREAM_LIMIT", limit)
+        monkeypatch.setattr("client.vault.preparation.STREAM_LIMIT", limit)
         if fits:
             assert bench.vault.train(bench.request()).update
         else:

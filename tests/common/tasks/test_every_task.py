@@ -30,6 +30,7 @@ from tests.common.tasks.bases import PAIRS, randomized, record
 from tests.common.tasks.conftest import MakeTaskPlan
 
 HEADED = ("classification", "question-answering")
+SECOND_BASES = {("classification", "decoder"), ("question-answering", "decoder")}
 every_pair = pytest.mark.parametrize(("kind", "base"), PAIRS)
 
 
@@ -187,7 +188,13 @@ def test_a_broken_record_is_unusable(task_plan: MakeTaskPlan, tokenizer: Any, ki
     assert task.encode(record(1))
 
 
-@every_pair
+# What is different on a task's second base, the tests of gradients cover.
+ONE_BASE = [
+    pytest.param(kind, base, marks=[pytest.mark.slow] * ((kind, base) in SECOND_BASES)) for kind, base in PAIRS
+]
+
+
+@pytest.mark.parametrize(("kind", "base"), ONE_BASE)
 def test_from_a_simulation_to_a_merged_model(
     task_plan: MakeTaskPlan, tmp_path: Path, kind: str, base: str
 ) -> None:
