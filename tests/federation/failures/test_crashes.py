@@ -96,6 +96,7 @@ def test_a_run_completes_by_itself_when_vault_relay_and_supernode_are_killed(
     assert_charged_once(federation, name, rounds)
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_side_is_killed_ends_in_one_line_and_resume_completes_it(
     federation: Federation, moment: random.Random
 ) -> None:

@@ -35,7 +35,7 @@ from tests.client.vaults import VaultProcess
 from tests.conftest import MakePlan
 from tests.waiting import LONG, wait_until
 
-PROCESS_KILLS = int(os.environ.get("SOTTO_SOAK_KILLS", "12"))
+PROCESS_KILLS = int(os.environ.get("SOTTO_SOAK_KILLS", "10"))
 
 
 def fill(disk: Path) -> Path:
