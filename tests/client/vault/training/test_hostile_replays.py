@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from tests.common.tasks.conftest import MakeTaskPlan, bases, task_plan
 __all__ = ["bases", "task_plan"]
 
 UNITS = 16
+MakeRecord = Callable[[int], dict[str, Any]]
 Fill = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
@@ -95,7 +97,15 @@ def moves(
         yield name, moved, own
 
 
-def replays(plan: Plan, count: int, repetitions: int, max_tokens: int = 256) -> None:
+def long_record(number: int) -> dict[str, Any]:
+    """A record of up to 100 tokens."""
+    usual = record(number)
+    return {**usual, "text": " ".join([usual["text"]] * (1 + number % 9))}
+
+
+def replays(
+    plan: Plan, count: int, repetitions: int, max_tokens: int = 256, made: MakeRecord = record, most: int = UNITS
+) -> None:
     """Replay with records drawn at random.
 
     Args:
@@ -103,6 +113,8 @@ def replays(plan: Plan, count: int, repetitions: int, max_tokens: int = 256) -> 
         count: threads.
         repetitions: of all adapters, each with other units.
         max_tokens: of a micro-batch.
+        made: makes a record of a number.
+        most: units beside the first.
     """
     model = LoraModel(plan.base_folder(), plan)
     task = make_task(plan.task, model.tokenizer)
@@ -111,7 +123,7 @@ def replays(plan: Plan, count: int, repetitions: int, max_tokens: int = 256) -> 
         fewer = checked_rows(model, task, plan, max_tokens)
         for repetition in range(repetitions):
             numbers = np.random.default_rng([count, repetition]).permutation(200)
-            units = [task.encode(record(int(number))) for number in numbers[: UNITS + 1]]
+            units = [task.encode(made(int(number))) for number in numbers[: most + 1]]
             for name, moved, own in moves(model, task, units, max_tokens, fewer, repetition):
                 assert moved <= 1 + 1e-6, (name, fewer)
                 assert moved == own, f"{name}: the others contribute what they do without it"
@@ -156,4 +168,4 @@ def test_so_it_is_for_a_model_as_wide_as_real_ones(
     BertModel(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     wide = plan.model_copy(update={"model": plan.model.model_copy(update={"base": str(tmp_path)})})
-    replays(wide, count, 3, max_tokens=512)
+    replays(wide, count, 3, max_tokens=512, made=long_record, most=60)
