@@ -7,6 +7,9 @@ where it shifts each of them to another row.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +29,7 @@ from common.plan.plan import Plan
 from common.tasks import Task, make_task
 from tests.common.tasks.bases import LABELS, PAIRS, record
 from tests.common.tasks.conftest import MakeTaskPlan, bases, task_plan
+from tests.conftest import ROOT
 
 __all__ = ["bases", "task_plan"]
 
@@ -169,3 +173,11 @@ def test_so_it_is_for_a_model_as_wide_as_real_ones(
     tokenizer.save_pretrained(tmp_path)
     wide = plan.model_copy(update={"model": plan.model.model_copy(update={"base": str(tmp_path)})})
     replays(wide, count, 3, max_tokens=512, made=long_record, most=60)
+
+
+@pytest.mark.slow
+def test_so_it_is_where_mkl_is_free_to_round_otherwise() -> None:
+    """Without the `MKL_CBWR` that Sotto sets, only the check of rows is left; it is read when MKL is loaded."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-m", "slow", "-k", "as_wide_as", __file__]
+    ended = subprocess.run(command, env={**os.environ, "MKL_CBWR": ""}, cwd=ROOT, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stdout.decode()
