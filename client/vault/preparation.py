@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -186,7 +187,7 @@ def _check_fingerprint(model: LoraModel, expected: str) -> None:
 
 def _check_keystream(plan: Plan, model: LoraModel) -> None:
     """Refuse a round whose noise one keystream cannot give: it would fail after the charge."""
-    size = sum(parameter.numel() for parameter in model.trained_parameters().values())
+    size = sum(math.prod(shape) for shape in model.trained_shapes.values())
     most = STREAM_LIMIT // noise_bytes(size)
     if plan.training.local_steps > most:
         raise Refused(

@@ -126,8 +126,7 @@ class Vault:
 
     def _check_approved(self, request: TrainRequest, plan: Plan) -> None:
         """Refuse a new run that no approval covers. A charged run continues even if its approval is withdrawn."""
-        is_new = self._ledger.find(request.run) is None
-        if is_new and self._organization.policy.plans == "approved":
+        if self._organization.policy.plans == "approved" and self._ledger.find(request.run) is None:
             self._approvals.check(plan, count_runs(self._ledger.runs(), plan.digest()))
 
     def _read_plan(self, request: TrainRequest) -> Plan:

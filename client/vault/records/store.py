@@ -16,6 +16,8 @@ from common.errors import InputError
 from common.records import Record
 
 _BATCH = 4096
+# An integer of thousands of digits, a key that is no text, or a value that is nested too deeply.
+_NOT_JSON = (ValueError, TypeError, RecursionError)
 
 
 class RecordStore(Sequence[Record]):
@@ -84,7 +86,10 @@ def _write(records: Iterable[Record], path: Path) -> None:
 
 
 def _as_json(record: Record) -> bytes:
-    return json.dumps({name: _kept(value) for name, value in record.items()}, default=_null).encode()
+    try:
+        return json.dumps(record, default=_null).encode()
+    except _NOT_JSON:
+        return json.dumps({name: _kept(value) for name, value in record.items()}, default=_null).encode()
 
 
 def _null(_: object) -> None:
@@ -93,10 +98,8 @@ def _null(_: object) -> None:
 
 def _kept(value: Any) -> Any:
     """The value if JSON has it; otherwise None, which no task reads."""
-    if value is None or isinstance(value, str | float | bool):
-        return value
     try:
         json.dumps(value, default=_null)
-    except (ValueError, TypeError, RecursionError):  # an integer of thousands of digits, or nested too deeply
+    except _NOT_JSON:
         return None
     return value
