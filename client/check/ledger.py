@@ -56,7 +56,7 @@ def _ledger(organization: Organization, path: Path) -> Findings[None]:
         yield _GROUP.ok("budget", text)
     else:
         yield _GROUP.warning("budget", f"{text}: no further run is possible on this data")
-    yield from _cap(organization)
+    yield from _GROUP.run("lifetime cap", _cap(organization))
 
 
 def _cap(organization: Organization) -> Findings[None]:
@@ -64,6 +64,8 @@ def _cap(organization: Organization) -> Findings[None]:
     wanted = lifetime_cap(organization)
     with read_ledger(organization) as ledger:
         current, raised = ledger.cap.current, ledger.cap.raised
+        if current is not None and wanted != current and not is_higher(wanted, current):
+            ledger.cap.check_covers_spent(wanted)
     if current is None:
         return
     text = f"ε = {current.epsilon:g} at δ = {current.delta:g} in the ledger, raised {times(raised)}"

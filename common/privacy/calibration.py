@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from common.errors import InputError
-from common.plan.plan import MOST_STEPS, Plan
-from common.privacy.accounting import epsilon, noise_multiplier, sample_rate
+from common.plan.plan import Plan
+from common.privacy.accounting import epsilon
 from common.privacy.mechanism import Mechanism
+from common.privacy.plan_mechanism import NoMechanismError, plan_mechanism
 
 # (setting, factor): one setting at a time is changed, the others are the plan's.
 CHANGES = (
@@ -55,15 +56,6 @@ class PublicNumbers:
     min_noise_multiplier: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """The settings that determine σ, besides the public size."""
-
-    rounds: int
-    batch_size: int
-    epsilon: float
-
-
 def calibrate(
     plan: Plan,
     organizations: Sequence[PublicNumbers],
@@ -82,18 +74,12 @@ def calibrate(
         Plain values: `organizations`, `noise_to_signal` (None without coordinates) and `alternatives`.
 
     Raises:
-        InputError: the plan does not fit an organization's public size.
+        InputError: the plan does not fit an organization's public size, or asks for too small an ε.
     """
     training, privacy = plan.training, plan.privacy
-    for organization in organizations:
-        _check_fits(plan, organization)
-    here = _Setting(training.rounds, training.batch_size, privacy.epsilon)
     progress("the plan")
-    sigmas = [_sigma(plan, here, organization) for organization in organizations]
-    known = [sigma for sigma in sigmas if sigma is not None]
-    if len(known) < len(sigmas):
-        raise InputError(f"privacy.epsilon = {privacy.epsilon}: it is too small for the accountant")
-    rows = [_cost(plan, item, sigma) for item, sigma in zip(organizations, known, strict=True)]
+    mechanisms = [_mechanism(plan, organization) for organization in organizations]
+    rows = [_cost(plan, item, mechanism) for item, mechanism in zip(organizations, mechanisms, strict=True)]
     ratio = None if coordinates is None else _noise_to_signal(plan, rows, coordinates)
     return {
         "plan": plan.name,
@@ -106,8 +92,8 @@ def calibrate(
         "organizations": rows,
         "noise_to_signal": ratio,
         "alternatives": [
-            _alternative(plan, here, change, value, organizations, known, progress)
-            for change, value in _changes(here)
+            _alternative(plan, change, value, organizations, mechanisms, progress)
+            for change, value in _changes(plan)
         ],
     }
 
@@ -129,36 +115,14 @@ def noise_to_signal(
     return noise * math.sqrt(coordinates) / batch_size / math.sqrt(steps)
 
 
-def _check_fits(plan: Plan, organization: PublicNumbers) -> None:
-    size, batch, delta = organization.public_size, plan.training.batch_size, plan.privacy.delta
-    if size < 1:
-        raise InputError(f"{organization.name}: public_size = {size}; it should be at least 1")
-    if batch > size:
-        raise InputError(
-            f"{organization.name}: training.batch_size = {batch}; it should be at most public_size = {size}"
-        )
-    if delta >= 1 / size:
-        raise InputError(
-            f"{organization.name}: privacy.delta = {delta}; it should be below 1 / public_size = {1 / size:.2g}"
-        )
-
-
-def _sigma(plan: Plan, setting: _Setting, organization: PublicNumbers) -> float | None:
-    """The noise multiplier; None if there is none: too large a batch, too many steps or too small an ε."""
-    steps = setting.rounds * plan.training.local_steps
-    if setting.batch_size > organization.public_size or steps > MOST_STEPS:
-        return None
-    rate = sample_rate(setting.batch_size, organization.public_size)
+def _mechanism(plan: Plan, organization: PublicNumbers) -> Mechanism:
     try:
-        sigma = noise_multiplier(setting.epsilon, plan.privacy.delta, rate, steps)
-    except ValueError:
-        return None
-    return max(sigma, organization.min_noise_multiplier)
+        return plan_mechanism(plan, organization.public_size, organization.min_noise_multiplier)
+    except NoMechanismError as error:
+        raise InputError(f"{organization.name}: {error}") from None
 
 
-def _cost(plan: Plan, organization: PublicNumbers, sigma: float) -> dict[str, Any]:
-    steps = plan.training.rounds * plan.training.local_steps
-    mechanism = Mechanism(sample_rate(plan.training.batch_size, organization.public_size), sigma, steps)
+def _cost(plan: Plan, organization: PublicNumbers, mechanism: Mechanism) -> dict[str, Any]:
     return {
         "name": organization.name,
         "public_size": organization.public_size,
@@ -184,42 +148,43 @@ def _noise_to_signal(plan: Plan, rows: Sequence[dict[str, Any]], coordinates: in
     }
 
 
-def _changes(here: _Setting) -> list[tuple[str, float]]:
+def _changes(plan: Plan) -> list[tuple[str, float]]:
     """(setting, its other value), without those that change nothing."""
     changes = []
     for change, factor in CHANGES:
-        old = getattr(here, change)
+        old = plan.privacy.epsilon if change == "epsilon" else getattr(plan.training, change)
         value = old * factor if change == "epsilon" else max(1, round(old * factor))
         if value != old:
             changes.append((change, value))
     return changes
 
 
-def _changed(here: _Setting, change: str, value: float) -> _Setting:
-    if change == "epsilon":
-        return replace(here, epsilon=value)
-    return replace(here, rounds=int(value)) if change == "rounds" else replace(here, batch_size=int(value))
+def _changed(plan: Plan, change: str, value: float) -> Plan:
+    section = "privacy" if change == "epsilon" else "training"
+    return plan.model_copy(update={section: getattr(plan, section).model_copy(update={change: value})})
 
 
 def _alternative(
     plan: Plan,
-    here: _Setting,
     change: str,
     value: float,
     organizations: Sequence[PublicNumbers],
-    sigmas: Sequence[float],
+    mechanisms: Sequence[Mechanism],
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """σ of each organization with one setting changed, and σ / B relative to the plan's."""
+    """σ of each organization with one setting changed, and σ / B relative to the plan's; None if there is none."""
     progress(f"{change} = {value:g}")
-    setting = _changed(here, change, value)
-    needed = [_sigma(plan, setting, organization) for organization in organizations]
-    return {
-        "change": change,
-        "value": value,
-        "noise_multiplier": {item.name: sigma for item, sigma in zip(organizations, needed, strict=True)},
-        "relative_noise": {
-            item.name: None if sigma is None else sigma / setting.batch_size * here.batch_size / before
-            for item, sigma, before in zip(organizations, needed, sigmas, strict=True)
-        },
-    }
+    other = _changed(plan, change, value)
+    noise: dict[str, float | None] = {}
+    relative: dict[str, float | None] = {}
+    for organization, before in zip(organizations, mechanisms, strict=True):
+        try:
+            sigma = _mechanism(other, organization).noise_multiplier
+        except InputError:  # too large a batch, too many steps or too small an ε
+            noise[organization.name] = relative[organization.name] = None
+            continue
+        noise[organization.name] = sigma
+        relative[organization.name] = (
+            sigma / other.training.batch_size * plan.training.batch_size / before.noise_multiplier
+        )
+    return {"change": change, "value": value, "noise_multiplier": noise, "relative_noise": relative}

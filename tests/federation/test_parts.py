@@ -62,7 +62,7 @@ _OF_THE_VAULT = """
     client.vault.training: artificial_adapters dp_sgd errors exact features micro_batches optimizer
     client.vault.training: per_example rows rows_cache verification
     common.model: base heads model precision quantization
-    common.privacy: accounting calibration privacy_filter
+    common.privacy: accounting calibration plan_mechanism privacy_filter
     common.report: accountants charts evaluation evaluation_charts page report terminal verification
     common.results: adapter_folder evaluate generate model_card quantize
     common.tasks: causal_lm chat classification question_answering seq2seq text tokens

@@ -112,14 +112,22 @@ class CapEntries:
 
     def _append(self, cap: Cap) -> None:
         assert cap.composition == self._composition
+        self.check_covers_spent(cap)
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._chain.append({"kind": "cap", "epsilon": cap.epsilon, "delta": cap.delta, "at": at})
+
+    def check_covers_spent(self, cap: Cap) -> None:
+        """Refuse a cap below what is charged: a statement would claim a cap that does not hold.
+
+        Raises:
+            InputError: more is charged.
+        """
         spent = [Reservation.from_entry(entry).cost for entry in self._chain.entries("run")]
-        if not cap.covers(spent):  # a statement would claim a cap that does not hold
+        if not cap.covers(spent):
             raise InputError(
                 f"policy.max_epsilon = {cap.epsilon}, policy.max_delta = {cap.delta}: more is already charged: "
                 f"{cap.describe(spent)}; to spend no more, leave the vault stopped or withdraw its approvals"
             )
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._chain.append({"kind": "cap", "epsilon": cap.epsilon, "delta": cap.delta, "at": at})
 
     def _history(self) -> list[Cap]:
         entries = self._chain.entries("cap")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from client.vault.policy.organization import Organization
 from common.errors import InputError, Refused
 from common.plan.plan import Plan
-from common.privacy.accounting import epsilon, noise_multiplier, sample_rate
 from common.privacy.mechanism import Mechanism
+from common.privacy.plan_mechanism import NoMechanismError, plan_mechanism
 from common.privacy.privacy_filter import Cap
 
 
@@ -22,10 +22,9 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
     Raises:
         Refused: the plan asks for more than the policy allows.
     """
-    privacy, size, batch = plan.privacy, organization.data.public_size, plan.training.batch_size
-    limit = organization.policy.max_epsilon_per_run
+    privacy, policy = plan.privacy, organization.policy
+    limit = policy.max_epsilon_per_run
     steps = plan.training.rounds * plan.training.local_steps
-    policy = organization.policy
     rank_refused = plan.lora.refusal(organization.vault.max_rank)
     refusals = {
         f"task.kind = {plan.task.kind!r}; allowed: {', '.join(policy.tasks)}": plan.task.kind not in policy.tasks,
@@ -40,26 +39,16 @@ def run_mechanism(organization: Organization, plan: Plan) -> Mechanism:
             privacy.unit != organization.data.unit
         ),
         f"privacy.epsilon = {privacy.epsilon}; a run may cost at most {limit}": privacy.epsilon > limit,
-        f"privacy.delta = {privacy.delta}; it should be below 1 / public_size = {1 / size:.2g}": (
-            privacy.delta >= 1 / size
-        ),
         f"vault.max_rank = {organization.vault.max_rank}: {rank_refused}": rank_refused is not None,
-        f"training.batch_size = {batch}; it should be at most public_size = {size}": batch > size,
     }
     for detail, refused in refusals.items():
         if refused:
             raise Refused("policy", detail)
-    rate = sample_rate(batch, size)
     try:
-        sigma = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps)
-    except (ValueError, OverflowError, RuntimeError) as error:
-        # Beyond the range of the accountant. Its inputs are public, so its text may leave the vault.
-        raise Refused("policy", f"the noise cannot be computed: {error}") from None
-    mechanism = Mechanism(rate, max(sigma, organization.policy.min_noise_multiplier), steps)
-    # Where PRV is not precise enough a run is charged by RDP, which is looser.
-    if (cost := epsilon(mechanism, privacy.delta)) > privacy.epsilon:
-        raise Refused("policy", f"privacy.epsilon = {privacy.epsilon}: a run with it would be charged ε = {cost}")
-    return mechanism
+        return plan_mechanism(plan, organization.data.public_size, policy.min_noise_multiplier)
+    except NoMechanismError as error:
+        # Its inputs are public, so its text may leave the vault.
+        raise Refused("policy", str(error)) from None
 
 
 def check_plan_fits(plan: Plan, organization: Organization) -> Mechanism:

@@ -162,6 +162,10 @@ def test_a_cap_above_the_ledgers_is_wrong_and_a_lower_one_is_not(path: Path) -> 
     findings = run_checks(change(path, policy={"max_epsilon": 10.0}))
     assert problems(findings) == {}
     assert "which applies when the vault starts" in findings["ledger", "lifetime cap"].text
+    # Less than is spent: a vault would not start.
+    findings = run_checks(change(path, policy={"max_epsilon": 0.5, "max_epsilon_per_run": 0.5}))
+    assert problems(findings)["ledger lifetime cap"] == "wrong"
+    assert "more is already charged" in findings["ledger", "lifetime cap"].text
 
 
 def test_a_socket_path_that_is_too_long_is_wrong(path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from common.errors import InputError
 from common.model.model import trained_coordinates
+from common.privacy import accounting
 from common.privacy.calibration import PublicNumbers, calibrate, noise_to_signal
 from tests.conftest import MakePlan
 from tests.reference import pld_epsilon
@@ -136,5 +137,15 @@ def test_settings_that_cannot_be_have_no_noise(make_plan: MakePlan) -> None:
     assert ("rounds", 1) not in needed  # half of one round is one round
     assert needed["batch_size", 16] is None
     assert needed["epsilon", 0.0075] is None
-    with pytest.raises(InputError, match="too small"):
+    with pytest.raises(InputError, match=r"epsilon = 0\.005: it should be at least 0\.01"):
         calibrate(make_plan(privacy={"epsilon": 0.005}), [SMALL])
+
+
+def test_a_run_that_the_looser_accountant_would_charge_beyond_its_epsilon_is_refused(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a vault: where PRV would take too much memory, a run is charged by RDP."""
+    monkeypatch.setattr(accounting, "_PRV_POINTS", 0)
+    plan = make_plan(training={"batch_size": 37}, privacy={"epsilon": 3.9, "delta": 1e-5})
+    with pytest.raises(InputError, match=r"bank: privacy.epsilon = 3.9: a run with it would be charged ε = [4-9]"):
+        calibrate(plan, [LARGE])
