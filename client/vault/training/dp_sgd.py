@@ -29,7 +29,7 @@ from client.vault.records.encoded import Unit
 from client.vault.training.entropy import KEY_SIZE, Keystream
 from client.vault.training.exact import clipped_integers, on_grid
 from client.vault.training.micro_batches import NO_FEWER, groups, micro_batches
-from client.vault.training.per_example import Gradients, Parameters, PerExampleGradients, finite_rows, rows_of
+from client.vault.training.per_example import Gradients, Parameters, PerExampleGradients, finite_rows
 from common.tasks import Task
 
 
@@ -137,7 +137,7 @@ def clipped_sum(
             continue
         # A mean of one is the gradient itself, in whatever group its unit is.
         for batch, _ in micro_batches(group, max_tokens, fewer_rows):
-            total += clipped_integers(rows_of(gradients.of(task, batch)), clipping_norm)
+            total += clipped_integers(gradients.rows(task, batch), clipping_norm)
     return total
 
 
@@ -157,7 +157,7 @@ def mean_gradients(
     """
     means: torch.Tensor | None = None
     for batch, owners in micro_batches(units, max_tokens, fewer_rows):
-        rows = finite_rows(gradients.of(task, batch))
+        rows = finite_rows(gradients.rows(task, batch))
         if means is None:
             means = torch.zeros((len(units), rows.shape[1]), dtype=torch.float64, device=rows.device)
         _add_rows(means, rows, owners)

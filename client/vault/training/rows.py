@@ -184,7 +184,7 @@ def _gradients_of(
     if encoded is not None:
         layout, length = encoded(layout, length), padded_length(1)
     with PerExampleGradients(model, parameters, precision) as gradients:
-        return finite_rows(gradients.of(task, MicroBatch(tuple(layout), length, len(layout))))[places]
+        return finite_rows(gradients.rows(task, MicroBatch(tuple(layout), length, len(layout))))[places]
 
 
 def _adapters(parameters: Parameters) -> list[Callable[[], None]]:

@@ -235,17 +235,17 @@ def test_a_plan_that_the_model_cannot_take_is_wrong(path: Path, make_plan: MakeP
 
 def test_the_micro_batch_that_is_tried_is_the_one_that_training_makes(path: Path, make_plan: MakePlan) -> None:
     shapes = []
-    original = PerExampleGradients.of
+    original = PerExampleGradients.rows
 
     def recorded(self: Any, task: Any, batch: Any) -> Any:
         shapes.append((len(batch.examples), batch.rows, batch.length))
         return original(self, task, batch)
 
-    PerExampleGradients.of = recorded  # type: ignore[method-assign]
+    PerExampleGradients.rows = recorded  # type: ignore[method-assign]
     try:
         findings = run_checks(change(path, vault={"max_tokens": 200}), make_plan())
     finally:
-        PerExampleGradients.of = original  # type: ignore[method-assign]
+        PerExampleGradients.rows = original  # type: ignore[method-assign]
     # 32 tokens and at least one of padding are padded to 48; 200 // 48 = 4. All before the last two are checks.
     assert shapes[-2:] == [(4, 4, 48)] * 2
     assert {shape for shape in shapes[2:] if shape[2] == 48} == {(4, 4, 48)}, "the rows were checked in this shape"
@@ -261,12 +261,12 @@ def test_a_round_that_takes_longer_than_the_plan_waits_is_noticed(path: Path, ma
 def test_training_that_would_not_train_is_wrong(
     path: Path, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = PerExampleGradients.of
+    original = PerExampleGradients.rows
 
     def doubled(self: Any, task: Any, batch: Any) -> Any:
-        return {name: 2 * gradient for name, gradient in original(self, task, batch).items()}
+        return 2 * original(self, task, batch)
 
-    monkeypatch.setattr(PerExampleGradients, "of", doubled)
+    monkeypatch.setattr(PerExampleGradients, "rows", doubled)
     findings = run_checks(path, make_plan())
     assert problems(findings) == {"device training": "wrong"}
     assert "differs from a plain loop's" in findings["device", "training"].text

@@ -50,7 +50,10 @@ def test_gradients_of_examples_are_those_of_a_loop(
     assert all(units)
     compared = 0
     with PerExampleGradients(model.module, parameters) as gradients:
-        hooked = [(batch, gradients.of(task, batch)) for batch, _ in micro_batches(units, 256)]
+        hooked = [
+            (batch, {name: each.clone() for name, each in gradients.of(task, batch).items()})
+            for batch, _ in micro_batches(units, 256)
+        ]
     for batch, each in hooked:
         together = task.losses(model.module, batch.examples, batch.length).tolist()
         for row, example in enumerate(batch.examples):
@@ -81,7 +84,10 @@ def test_gradients_in_bfloat16_are_near_those_of_a_loop_in_float32(
     units = [task.encode(record(number)) for number in range(4)]
     seen = []
     with PerExampleGradients(model.module, parameters, torch.bfloat16) as gradients:
-        hooked = [(batch, gradients.of(task, batch)) for batch, _ in micro_batches(units, 256)]
+        hooked = [
+            (batch, {name: each.clone() for name, each in gradients.of(task, batch).items()})
+            for batch, _ in micro_batches(units, 256)
+        ]
     for batch, each in hooked:
         for row, example in enumerate(batch.examples):
             loss = task.losses(model.module, [example], len(example))[0]
