@@ -20,6 +20,10 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="The run directory; by default a new one in runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     no_privacy: Annotated[bool, typer.Option("--no-privacy", help="Train without clipping and noise.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that compute gradients; by default one on each core, or on each GPU."),
+    ] = None,
 ) -> None:
     """Run a plan with many organizations on this machine."""
     from common.plan.plan import Plan
@@ -42,6 +46,7 @@ def simulate(
                 resume=resume,
                 private=not no_privacy,
                 observer=bar,
+                workers=workers,
             )
     except KeyboardInterrupt:
         words = ["sotto simulate", str(plan or ""), f"--out {setup.folder} --resume"]

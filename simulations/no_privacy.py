@@ -16,7 +16,7 @@ from client.vault.training.entropy import Entropy
 from client.vault.training.features import FrozenUnits
 from client.vault.training.micro_batches import micro_batches
 from client.vault.training.optimizer import make_optimizer
-from client.vault.training.verification import verified_precision
+from client.vault.workers.worker import Worker
 from common.errors import Refused
 from common.model.model import LoraModel
 from common.model.precision import computing_in
@@ -47,8 +47,10 @@ class OpenTrainer:
         self._plan = plan
         self._entropy = entropy
         self._task = make_task(plan.task, model.tokenizer)
-        self._precision = verified_precision(model, self._task, plan)
-        self._units = FrozenUnits(self._task, records.units, organization.vault.max_tokens, self._precision)
+        worker = Worker(model, self._task, plan, organization.vault.max_tokens)
+        self._precision = worker.verify()
+        worker.settle((self._precision, {}))
+        self._units = FrozenUnits(self._task, records.units, worker.vectors)
 
     def describe(self) -> Description:
         """The same description as a vault's."""
@@ -61,7 +63,7 @@ class OpenTrainer:
         model.load(before)
         head_only = plan.training.is_head_alone(request.round)
         parameters = model.trained_parameters(head_only=head_only)
-        units = self._units.of_round(model.module, before, head_only=head_only)
+        units = self._units.of_round(before, head_only=head_only)
         optimizer = make_optimizer(plan, parameters, request.round)
         task = self._task
         stream = self._entropy.stream(self._organization.name, request.run, request.round)

@@ -19,6 +19,7 @@ from client.vault.policy.policy import check_plan_fits
 from client.vault.records.units import encode, group_by_user
 from client.vault.training.entropy import Entropy, SystemEntropy
 from client.vault.vault import Vault
+from client.vault.workers.compute import Compute
 from common.errors import InputError
 from common.model.model import LoraModel
 from common.plan.plan import Plan
@@ -82,6 +83,7 @@ def simulate(
     run: str | None = None,
     private: bool = True,
     observer: Observer | None = None,
+    workers: int | None = None,
 ) -> SimulationResult:
     """Run a plan on one machine.
 
@@ -93,6 +95,7 @@ def simulate(
         run: the id of a new run; generated if it is missing.
         private: False trains without clipping and noise, at ε = ∞.
         observer: receives the progress.
+        workers: processes that compute gradients with privacy; None for one on each core, or on each GPU.
 
     Raises:
         InputError: the plan does not match the records or the model, or `out` cannot be used; nothing is spent.
@@ -100,6 +103,22 @@ def simulate(
     """
     _check_enough(plan, len(records))
     _check_user_field(plan)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with Compute(workers if private else 1, [device], share=True) as compute:
+        return _simulate(plan, records, out, device, compute, resume, run, private, observer or Observer())
+
+
+def _simulate(
+    plan: Plan,
+    records: Mapping[str, list[Record]],
+    out: Path,
+    device: str,
+    compute: Compute,
+    resume: bool,
+    run: str | None,
+    private: bool,
+    observer: Observer,
+) -> SimulationResult:
     ranks = itertools.cycle(plan.simulation.ranks or [None])
     organizations = {
         name: simulated_organization(name, plan, count_units(plan, part), rank)
@@ -107,15 +126,15 @@ def simulate(
     }
     for organization in organizations.values():
         check_plan_fits(plan, organization)
-    model = LoraModel(plan.base_folder(), plan, "cuda" if torch.cuda.is_available() else "cpu")
+    model = LoraModel(plan.base_folder(), plan, device)
     task = make_task(plan.task, model.tokenizer)
     for name, part in records.items():
         check_some_usable(task, plan.task, part, f"the records of {name}")
     evaluation = PublicEvaluation(plan, model) if plan.evaluation.data is not None else None
     directory = resume_run(plan, out, private, model) if resume else start_run(plan, out, private, model, run)
-    grid = LocalGrid(participants_of(directory, organizations, records, model))
+    grid = LocalGrid(participants_of(directory, organizations, records, model, compute))
     with TensorBoard(directory.path / "tensorboard") as board:
-        adapter = run_rounds(grid, directory, evaluation, Observers(observer or Observer(), board))
+        adapter = run_rounds(grid, directory, evaluation, Observers(observer, board))
     report = write_result(directory, model, adapter)
     after = [_answer(model, plan.task, prompt) for prompt in plan.evaluation.prompts]
     model.load({})
@@ -128,6 +147,7 @@ def participants_of(
     organizations: Mapping[str, Organization],
     records: Mapping[str, list[Record]],
     model: LoraModel,
+    compute: Compute,
 ) -> dict[int, Participant]:
     """Node id → a vault of each organization, or a trainer without privacy if the run is not private."""
     plan = directory.plan
@@ -148,7 +168,7 @@ def participants_of(
         if directory.info.private:
             path = directory.path / "organizations" / name / organization.vault.ledger
             ledger = Ledger(path, name, organization.data.unit)
-            participants[node] = Vault(organization, part, ledger, load, entropy, boundary)
+            participants[node] = Vault(organization, part, ledger, load, entropy, boundary, compute)
         else:
             encoded = encode(part, make_task(plan.task, model.tokenizer), plan.simulation.user_field)
             ranked_model = load(plan.base_folder(), organization.local_plan(plan))

@@ -16,9 +16,11 @@ from client.check.records import EncodedForPlan
 from client.check.trial import try_plan
 from client.vault.policy.organization import Organization
 from client.vault.start import open_device
+from client.vault.workers.compute import worker_devices
 from common.model.precision import multiplies_bfloat16
 from common.plan.plan import Plan
 from common.system.lock import is_held
+from common.system.resources import usable_cores
 
 _GROUP = Group("device")
 
@@ -34,7 +36,7 @@ def check_device(organization: Organization, plan: Plan | None, encoded: Encoded
     available = yield from _GROUP.run("device", _device(organization, plan))
     if not available or plan is None or plan.model.base not in organization.models:
         return
-    device = torch.device(organization.vault.device)
+    device = torch.device(organization.vault.training_devices[0])
     if would_disturb(organization, device):
         yield _GROUP.warning(
             "plan", "not tried: a vault is running and may need the memory; stop it to try the plan"
@@ -44,11 +46,16 @@ def check_device(organization: Organization, plan: Plan | None, encoded: Encoded
 
 
 def _device(organization: Organization, plan: Plan | None) -> Findings[bool]:
-    name = open_device(organization.vault.device)
-    device = torch.device(name)
+    section = organization.vault
+    for name in reversed(section.training_devices):
+        device = torch.device(open_device(name))
     free, total = free_memory(device)
+    workers = len(worker_devices(section.workers, section.training_devices))
+    names = ", ".join(section.training_devices)
     yield _GROUP.ok(
-        "device", f"{name} is {_device_name(device)}; {free / GIB:.1f} of {total / GIB:.1f} GiB are free"
+        "device",
+        f"{names} is {_device_name(device)}; {free / GIB:.1f} of {total / GIB:.1f} GiB are free; "
+        f"{workers} worker{'s' if workers > 1 else ''}",
     )
     if multiplies_bfloat16(device):
         yield _GROUP.ok("bfloat16", "supported in hardware")
@@ -74,4 +81,4 @@ def _device_name(device: torch.device) -> str:
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):  # another operating system or kind of processor
         model = platform.machine()
-    return f"{model}, {torch.get_num_threads()} threads"
+    return f"{model}, {usable_cores()} cores"

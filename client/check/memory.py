@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import psutil
 import torch
 
+from common.system.resources import available_memory
+
 GIB = 2**30
 _POLL_SECONDS = 0.01
 
@@ -17,8 +19,7 @@ def free_memory(device: torch.device) -> tuple[int, int]:
     """Free and total bytes of a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)
-    memory = psutil.virtual_memory()
-    return memory.available, memory.total
+    return available_memory(), psutil.virtual_memory().total
 
 
 @contextmanager

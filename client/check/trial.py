@@ -13,7 +13,7 @@ from client.check.memory import GIB, free_memory, peak_memory
 from client.check.records import EncodedForPlan
 from client.check.timing import Speed, check_times
 from client.vault.policy.organization import Organization
-from client.vault.preparation import check_rows, rows_cache
+from client.vault.preparation import rows_cache, settle
 from client.vault.records.encoded import Unit
 from client.vault.start import base_model_folder
 from client.vault.training.dp_sgd import Step, train
@@ -21,9 +21,11 @@ from client.vault.training.entropy import SystemEntropy
 from client.vault.training.errors import GuaranteeError, OutOfMemoryError, is_out_of_memory
 from client.vault.training.micro_batches import groups, rows_at
 from client.vault.training.optimizer import make_optimizer
-from client.vault.training.verification import verified_precision
+from client.vault.workers.compute import worker_devices
+from client.vault.workers.worker import Worker
 from common.errors import SottoError
 from common.model.model import LoraModel
+from common.model.precision import one_thread
 from common.plan.plan import Plan
 from common.tasks import Example, Task, make_task, padded_length
 
@@ -70,15 +72,16 @@ def try_plan(
     try:
         with peak_memory(device) as peak:
             folder = str(base_model_folder(organization, plan.model.base))
-            model = LoraModel(folder, plan, organization.vault.device)
+            model = LoraModel(folder, plan, str(device))
+            loaded = peak()
             task = make_task(plan.task, model.tokenizer)
-            precision = verified_precision(model, task, plan)
+            max_tokens = organization.vault.max_tokens
+            worker = Worker(model, task, plan, max_tokens)
+            precision, fewer = settle(worker, model, plan, max_tokens, rows_cache(organization, read_only=True))
             name = str(precision).removeprefix("torch.")
             yield _GROUP.ok(
                 "training", f"per-example gradients are those of a plain loop; matrix products in {name}"
             )
-            known = rows_cache(organization, read_only=True)
-            fewer = check_rows(organization, model, task, plan, precision, known)
             yield _GROUP.ok("rows", _rows_text(fewer))
             trial = _try(organization, plan, model, task, precision, fewer, peak)
     except (MemoryError, RuntimeError) as error:
@@ -89,18 +92,25 @@ def try_plan(
             raise
         yield _GROUP.wrong("training", f"would not match the privacy accounting: {error}")
         return
+    section = organization.vault
+    workers = len(worker_devices(section.workers, section.training_devices))
+    each = trial.memory - loaded
+    if section.workers is None and device.type == "cpu":
+        workers = max(1, min(workers, (free - loaded) // max(1, each)))
+    memory = loaded + workers * each
     text = (
-        f"a micro-batch of {trial.rows} × {trial.length} tokens takes {trial.seconds:.2g} s, and with the model "
-        f"{trial.memory / GIB:.2f} of {free / GIB:.1f} GiB free memory"
+        f"a micro-batch of {trial.rows} × {trial.length} tokens takes {trial.seconds:.2g} s, and the model with "
+        f"{workers} worker{'s' if workers > 1 else ''} {memory / GIB:.2f} of {free / GIB:.1f} GiB free memory"
     )
-    if trial.memory > _TIGHT_SHARE * free:
+    if memory > _TIGHT_SHARE * free:
         yield _GROUP.warning("memory", f"{text}, which is tight; {_memory_advice(organization, plan)}")
     else:
         yield _GROUP.ok("memory", text)
     if encoded is None:
         unit = (trial.example,) * (plan.privacy.records_per_user or 1)
         encoded = EncodedForPlan([unit] * organization.data.public_size, 0.0)
-    speed = Speed(trial.seconds / (trial.rows * trial.length), trial.overhead, encoded.seconds, trial.parameters)
+    token = trial.seconds / (trial.rows * trial.length) / workers
+    speed = Speed(token, trial.overhead, encoded.seconds, trial.parameters)
     yield from check_times(organization, plan, speed, encoded.units)
 
 
@@ -134,7 +144,8 @@ def _try(
         started = time.perf_counter()
         optimizer = make_optimizer(plan, parameters, 1)
         stream = SystemEntropy().stream(organization.name, "check", 1)
-        train(model.module, parameters, task, units, step, 1, optimizer, stream)
+        with one_thread():  # as in a worker
+            train(model.module, parameters, task, units, step, 1, optimizer, stream)
         for parameter in parameters.values():
             parameter.sum().item()  # GPU kernels run asynchronously: wait for them
         return time.perf_counter() - started

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
-import torch
 
 from client.vault.policy.organization import Organization
 from client.vault.records.anonymize import open_anonymizer, record_transform
@@ -16,16 +14,14 @@ from client.vault.training.dp_sgd import noise_bytes
 from client.vault.training.entropy import STREAM_LIMIT
 from client.vault.training.errors import GuaranteeError
 from client.vault.training.features import FrozenUnits
-from client.vault.training.rows import checked_rows
 from client.vault.training.rows_cache import RowsCache, rows_key
-from client.vault.training.verification import verified_precision
+from client.vault.workers.compute import Compute
+from client.vault.workers.worker import Rounding, Trainer
 from common.errors import InputError, Refused
 from common.model.model import LoraModel
-from common.model.precision import fix_threads
 from common.plan.plan import Plan
 from common.records import Record
 from common.tasks import Task, make_task
-from common.tasks.text import device_of
 
 _log = logging.getLogger(__name__)
 
@@ -39,14 +35,12 @@ class PreparedPlan:
     Attributes:
         model: the base model with the plan's LoRA layers.
         task: the plan's task.
-        precision: number type of the model's matrix products.
-        fewer_rows: padded length → rows of a micro-batch, where fewer are needed than `vault.max_tokens` allows.
+        trainer: computes its gradients.
     """
 
     model: LoraModel
     task: Task
-    precision: torch.dtype
-    fewer_rows: Mapping[int, int]
+    trainer: Trainer
     _encode: Callable[[], FrozenUnits]
     _units: FrozenUnits | None = field(default=None, init=False)
 
@@ -65,19 +59,25 @@ class PlanPreparation:
         records: the private records.
         load_model: loads the base model in a folder and adds a plan's LoRA layers, at the organization's rank.
         rows: results of the check of rows.
+        compute: makes the trainers.
 
     Raises:
         InputError: anonymization is configured but not available on this machine.
     """
 
     def __init__(
-        self, organization: Organization, records: Sequence[Record], load_model: ModelLoader, rows: RowsCache
+        self,
+        organization: Organization,
+        records: Sequence[Record],
+        load_model: ModelLoader,
+        rows: RowsCache,
+        compute: Compute,
     ) -> None:
-        fix_threads()
         self._organization = organization
         self._records = records
         self._load_model = load_model
         self._rows = rows
+        self._compute = compute
         self._anonymizer = open_anonymizer(organization)
         self._cache: dict[str, PreparedPlan] = {}
 
@@ -114,21 +114,20 @@ class PlanPreparation:
                 "policy", f"model.base = {plan.model.base!r} cannot be used here with this plan"
             ) from None
         _check_fingerprint(model, fingerprint)
+        max_tokens = self._organization.vault.max_tokens
+        trainer = self._compute.trainer(folder, model, task, plan, max_tokens, _model_key(plan))
         try:
-            precision = verified_precision(model, task, plan)
-            fewer_rows = check_rows(self._organization, model, task, plan, precision, self._rows)
+            settle(trainer, model, plan, max_tokens, self._rows)
         except GuaranteeError as error:
             # The verification used synthetic examples only, so the text may leave the vault.
             raise Refused("not-trainable", str(error)) from None
 
         def encode_records() -> FrozenUnits:
-            data, vault = self._organization.data, self._organization.vault
-            units = encode(
-                self._records, task, data.user_field, record_transform(self._anonymizer, plan.task)
-            ).units
-            return FrozenUnits(task, units, vault.max_tokens, precision, fewer_rows)
+            field = self._organization.data.user_field
+            transform = record_transform(self._anonymizer, plan.task)
+            return FrozenUnits(task, encode(self._records, task, field, transform).units, trainer.vectors)
 
-        return PreparedPlan(model, task, precision, fewer_rows, encode_records)
+        return PreparedPlan(model, task, trainer, encode_records)
 
 
 def rows_cache(organization: Organization, *, read_only: bool = False) -> RowsCache:
@@ -137,28 +136,30 @@ def rows_cache(organization: Organization, *, read_only: bool = False) -> RowsCa
     return RowsCache(path, read_only=read_only)
 
 
-def check_rows(
-    organization: Organization, model: LoraModel, task: Task, plan: Plan, precision: torch.dtype, cache: RowsCache
-) -> dict[int, int]:
-    """Check the rows of micro-batches, unless the result is known.
+def settle(trainer: Trainer, model: LoraModel, plan: Plan, max_tokens: int, cache: RowsCache) -> Rounding:
+    """Verify a trainer's gradients, and fix what their rounding depends on.
 
     Args:
-        organization: the organization's settings.
-        model: in training mode, with the layers of `plan`.
-        task: of the plan.
+        trainer: of the model.
+        model: with the layers of `plan`.
         plan: the plan, at the organization's rank.
-        precision: of the matrix products.
-        cache: of results.
+        max_tokens: padded tokens of a micro-batch.
+        cache: of the check of rows, which is slow.
 
     Returns:
-        Padded length → rows, for the shapes that need fewer than `vault.max_tokens` allows.
+        Precision of the matrix products, and padded length → rows, for the shapes that need fewer than
+        `max_tokens` allows.
 
     Raises:
-        GuaranteeError: see `checked_rows`.
+        GuaranteeError: see `verified_precision` and `checked_rows`.
     """
-    most = organization.vault.max_tokens
-    key = rows_key(model.fingerprint, _model_key(plan), device_of(model.module), most, precision)
-    return cache.get(key, lambda: checked_rows(model, task, plan, most, precision))
+    if trainer.settled is not None:  # by another vault of the same simulation
+        return trainer.settled
+    precision = trainer.verify()
+    key = rows_key(model.fingerprint, _model_key(plan), trainer.device, max_tokens, precision)
+    fewer_rows = cache.get(key, lambda: trainer.check_rows(precision))
+    trainer.settle((precision, fewer_rows))
+    return precision, fewer_rows
 
 
 def _model_key(plan: Plan) -> str:

@@ -22,6 +22,7 @@ from client.vault.service import VaultServer, make_socket_folder
 from client.vault.training.entropy import Entropy
 from client.vault.training.exact import MOST_UNITS
 from client.vault.vault import Vault
+from client.vault.workers.compute import Compute
 from common.errors import InputError
 from common.keys.statement_key import StatementKey
 from common.model.model import LoraModel
@@ -56,8 +57,11 @@ def serve_vault(organization: Organization, entropy: Entropy, report: Callable[[
     socket = check_socket_path(organization.path(section.socket))
     ledger_path = organization.path(section.ledger)
     make_socket_folder(socket, section.group)
-    with _locked(ledger_path, "vault.ledger"), _locked(socket, "vault.socket"):
-        vault, summary = _open_vault(organization, ledger_path, entropy)
+    for name in section.training_devices:
+        open_device(name)
+    compute = Compute(section.workers, section.training_devices)
+    with _locked(ledger_path, "vault.ledger"), _locked(socket, "vault.socket"), compute:
+        vault, summary = _open_vault(organization, ledger_path, entropy, compute)
         server = VaultServer(vault, socket, section.group)
         server.start()
         report(f"{organization.name}: the vault answers at {socket} for {summary}")
@@ -70,8 +74,9 @@ def serve_vault(organization: Organization, entropy: Entropy, report: Callable[[
             os._exit(0)
 
 
-def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy) -> tuple[Vault, str]:
-    device = open_device(organization.vault.device)
+def _open_vault(
+    organization: Organization, ledger_path: Path, entropy: Entropy, compute: Compute
+) -> tuple[Vault, str]:
     for name in organization.models:
         base_model_folder(organization, name)
     records = RecordStore(
@@ -89,7 +94,13 @@ def _open_vault(organization: Organization, ledger_path: Path, entropy: Entropy)
     )
     boundary = SAME_USER if organization.vault.group is None else SEPARATE_USERS
     vault = Vault(
-        organization, records, ledger, lambda folder, plan: LoraModel(folder, plan, device), entropy, boundary
+        organization,
+        records,
+        ledger,
+        lambda folder, plan: LoraModel(folder, plan, compute.main_device),
+        entropy,
+        boundary,
+        compute,
     )
     return vault, summary
 

@@ -20,10 +20,11 @@ from client.vault.preparation import ModelLoader, PlanPreparation, PreparedPlan
 from client.vault.release import decode_adapter, encode_update
 from client.vault.reply_time import ReplyTime
 from client.vault.statements import make_statement
-from client.vault.training.dp_sgd import Step, train
+from client.vault.training.dp_sgd import Step, take_steps
 from client.vault.training.entropy import Entropy
 from client.vault.training.optimizer import make_optimizer
 from client.vault.training.rows_cache import RowsCache
+from client.vault.workers.compute import Compute
 from common.adapter.adapter import Adapter
 from common.errors import InputError, Refused
 from common.plan.plan import Plan
@@ -46,6 +47,7 @@ class Vault:
         load_model: loads the base model in a folder and adds a plan's LoRA layers, at the organization's rank.
         entropy: the source of keystreams. Only simulations and tests pass anything but `SystemEntropy`.
         boundary: what separates the records from the network, as recorded in statements.
+        compute: who computes gradients; None for this process.
 
     Raises:
         InputError: anonymization is configured but not available on this machine, the policy's lifetime cap is
@@ -60,6 +62,7 @@ class Vault:
         load_model: ModelLoader,
         entropy: Entropy,
         boundary: str,
+        compute: Compute | None = None,
     ) -> None:
         self._organization = organization
         self._ledger = ledger
@@ -70,7 +73,7 @@ class Vault:
         if organization.policy.plans == "approved":
             self._approvals.read()
         self._preparation = PlanPreparation(
-            organization, records, load_model, RowsCache(ledger.path.with_name("rows.json"))
+            organization, records, load_model, RowsCache(ledger.path.with_name("rows.json")), compute or Compute()
         )
 
     def describe(self) -> Description:
@@ -158,29 +161,20 @@ class Vault:
         self, plan: Plan, charged: Reservation, prepared: PreparedPlan, adapter: Adapter, request: TrainRequest
     ) -> bytes:
         """Train the round; returns the noised update as it is released."""
-        model = prepared.model
-        model.load(adapter)
+        model, trainer, units = prepared.model, prepared.trainer, prepared.units()
         head_only = plan.training.is_head_alone(request.round)
-        parameters = model.trained_parameters(head_only=head_only)
+        clipping_norm = plan.privacy.clipping_norm
         step = Step(
             sample_rate=charged.mechanism.sample_rate,
             batch_size=plan.training.batch_size,
-            clipping_norm=plan.privacy.clipping_norm,
+            clipping_norm=clipping_norm,
             noise_multiplier=charged.mechanism.noise_multiplier,
             examples_per_unit=plan.privacy.records_per_user,
-            max_tokens=self._organization.vault.max_tokens,
-            precision=prepared.precision,
-            fewer_rows=prepared.fewer_rows,
         )
         stream = self._entropy.stream(self._organization.name, request.run, request.round)
-        train(
-            model.module,
-            parameters,
-            prepared.task,
-            prepared.units().of_round(model.module, adapter, head_only=head_only),
-            step,
-            plan.training.local_steps,
-            make_optimizer(plan, parameters, request.round),
-            stream,
-        )
+        used = units.of_round(adapter, head_only=head_only)
+        with trainer.round(adapter, head_only=head_only, clipping_norm=clipping_norm) as sum_of:
+            parameters = model.trained_parameters(head_only=head_only)
+            optimizer = make_optimizer(plan, parameters, request.round)
+            take_steps(sum_of, parameters, used, step, plan.training.local_steps, optimizer, stream)
         return encode_update(model, adapter, plan, stream)

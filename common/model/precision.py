@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -24,14 +26,59 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """Autocast (https://docs.pytorch.org/docs/stable/amp.html) of the forward passes within; none for float32."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+@contextmanager
+def computing_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Autocast (https://docs.pytorch.org/docs/stable/amp.html) of the forward passes within; none for float32.
+
+    On a CPU attention stays in float32: in bfloat16 its backward pass is several times slower, and takes longer
+    than the products save.
+    """
+    if dtype == torch.float32:
+        yield
+        return
+    attention = F.scaled_dot_product_attention
+    with torch.autocast(device.type, dtype=dtype):
+        if device.type == "cpu":
+            F.scaled_dot_product_attention = partial(_float32_attention, attention)
+        try:
+            yield
+        finally:
+            F.scaled_dot_product_attention = attention
 
 
-def fix_threads() -> None:
-    """Keep the number of threads: by default MKL may use fewer for a product, and then rounds otherwise."""
-    torch.set_num_threads(torch.get_num_threads())
+def _float32_attention(
+    attention: Callable[..., torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    if not torch.is_autocast_enabled("cpu"):  # another thread's
+        return attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if attn_mask is not None and attn_mask.is_floating_point():
+        attn_mask = attn_mask.float()
+    parts = query.float(), key.float(), value.float()
+    with torch.autocast("cpu", enabled=False):
+        return attention(*parts, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread of the CPU, in the same way whatever the number of its cores.
+
+    Several threads wait for each other on small matrices, on a busy machine for long. And with another number of
+    threads some products are rounded otherwise.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -25,12 +25,12 @@ def shuffled_batches() -> None:
 
 
 def _with_step(change: Callable[[Any, Any], Any]) -> None:
-    original = client.vault.training.dp_sgd.train
+    original = client.vault.training.dp_sgd.take_steps
 
-    def train(model: Any, parameters: Any, task: Any, units: Any, step: Any, *rest: Any) -> None:
-        original(model, parameters, task, units, change(step, units), *rest)
+    def take_steps(sum_of: Any, parameters: Any, units: Any, step: Any, *rest: Any) -> None:
+        original(sum_of, parameters, units, change(step, units), *rest)
 
-    replace_everywhere(original, train)
+    replace_everywhere(original, take_steps)
 
 
 def realised_divisor() -> None:

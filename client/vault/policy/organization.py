@@ -111,6 +111,12 @@ class VaultSection(Section):
     """Signs ledger and statements; created by `sotto client keys`. Keep it as long as the ledger."""
     device: str = "cpu"
     """The device to train on: "cpu", "cuda", "cuda:0"."""
+    devices: list[str] | None = Field(default=None, min_length=1, examples=[["cuda:0", "cuda:1"]])
+    """Several devices of one kind to train on, in place of `device`."""
+    workers: PositiveInt | None = None
+    """The processes that compute gradients, each on one thread of the processor, or spread over the devices. By
+    default one on each core that the vault may use and memory holds, or one on each GPU. Any number gives the same
+    bits."""
     max_rank: int | None = Field(default=None, ge=1, le=MOST_RANK, examples=[4])
     """The largest LoRA rank to train; public. A plan with a larger rank needs a lora.min_rank that permits it."""
     max_tokens: PositiveInt = 512
@@ -119,6 +125,17 @@ class VaultSection(Section):
     reply_seconds: float | None = Field(default=None, gt=0, examples=[600.0])
     """A round is released no earlier than this after its training began, so that its time does not depend on which
     records were drawn. `sotto client check --plan` estimates what is enough; by default nothing waits."""
+
+    @property
+    def training_devices(self) -> list[str]:
+        """Where gradients are computed."""
+        return self.devices or [self.device]
+
+    @model_validator(mode="after")
+    def _one_way_to_name_devices(self) -> VaultSection:
+        if self.devices is not None and "device" in self.model_fields_set:
+            raise ValueError(f"devices = {self.devices}, device = {self.device!r}: only one of them should be set")
+        return self
 
 
 class Organization(SettingsFile):

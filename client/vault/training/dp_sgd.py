@@ -19,7 +19,7 @@ Not covered: the time that a step takes follows the batch that was drawn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +31,9 @@ from client.vault.training.exact import clipped_integers, on_grid
 from client.vault.training.micro_batches import NO_FEWER, groups, micro_batches
 from client.vault.training.per_example import Gradients, Parameters, PerExampleGradients, finite_rows
 from common.tasks import Task
+
+# Of a sample: the sum of its units' clipped gradients for the parameters as they are, as `clipped_sum` gives it.
+ClippedSum = Callable[[Sequence[Unit]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -81,17 +84,43 @@ def train(
         stream: draws the samples and the noise.
     """
     with PerExampleGradients(model, parameters, step.precision) as gradients:
-        for _ in range(steps):
-            # From branches: where the noise lies in the stream depends on public numbers alone.
-            drawn = poisson_sample(units, step.sample_rate, stream.branch())
-            choices = stream.branch()
-            sample = [choose_examples(unit, step.examples_per_unit, choices) for unit in drawn]
-            total = clipped_sum(gradients, task, sample, step.clipping_norm, step.max_tokens, step.fewer_rows)
-            noised = add_noise(total, step.noise_multiplier, stream) * step.clipping_norm
-            for name, gradient in by_name(noised / step.batch_size, parameters).items():
-                parameters[name].grad = gradient.to(parameters[name])
-            optimizer.step()
-            optimizer.zero_grad()
+
+        def sum_here(sample: Sequence[Unit]) -> torch.Tensor:
+            return clipped_sum(gradients, task, sample, step.clipping_norm, step.max_tokens, step.fewer_rows)
+
+        take_steps(sum_here, parameters, units, step, steps, optimizer, stream)
+
+
+def take_steps(
+    sum_of: ClippedSum,
+    parameters: Parameters,
+    units: Sequence[Unit],
+    step: Step,
+    steps: int,
+    optimizer: torch.optim.Optimizer,
+    stream: Keystream,
+) -> None:
+    """The same, wherever the gradients are computed.
+
+    Args:
+        sum_of: called once a step.
+        parameters: as for `train`, and so the others.
+        units: the examples of each.
+        step: the public numbers.
+        steps: how many.
+        optimizer: fresh, over `parameters`.
+        stream: draws the samples and the noise.
+    """
+    for _ in range(steps):
+        # From branches: where the noise lies in the stream depends on public numbers alone.
+        drawn = poisson_sample(units, step.sample_rate, stream.branch())
+        choices = stream.branch()
+        total = sum_of([choose_examples(unit, step.examples_per_unit, choices) for unit in drawn])
+        noised = add_noise(total, step.noise_multiplier, stream) * step.clipping_norm
+        for name, gradient in by_name(noised / step.batch_size, parameters).items():
+            parameters[name].grad = gradient.to(parameters[name])
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def poisson_sample(units: Sequence[Unit], rate: float, stream: Keystream) -> list[Unit]:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.vault.training.entropy import Keystream, as_uniforms
+from client.vault.training.entropy import Keystream, Words, as_uniforms
 from client.vault.training.errors import GuaranteeError
 
 Integers = npt.NDArray[np.int64]
@@ -42,8 +42,10 @@ _CLIPPED = 1.0 - 2.0**-20
 _GRID_BITS = 10
 # Closer to a rounding boundary than this share of the noise's deviation, a number is computed again.
 _NEAR = 2.0**-40
-# Where the radius is drawn from these ends, its rounding moves a number by more than that: computed again.
-_EXTREME = 2.0**-12
+# Where the radius is drawn from outside of this range, its rounding can move a number by more: computed again.
+_ORDINARY = (2.0**-13, 1.0 - 2.0**-20)
+# Pairs that are computed together: what fits a processor's cache.
+_PAIRS = 2**13
 _WORD_BITS = 53
 _PRECISE_BITS = 256
 
@@ -112,20 +114,34 @@ def on_grid(total: Integers, noise_multiplier: float, stream: Keystream) -> Floa
     half = (len(total) + 1) // 2
     radii, angles = stream.words(half), stream.words(half)
     more = stream.branch()
+    rest = np.append(rest, 0.0)[: 2 * half]  # an odd number of them leaves the last of a pair unused
+    rounded = np.empty(2 * half)
+    for start in range(0, half, _PAIRS):
+        part = slice(start, min(start + _PAIRS, half))
+        both = rest[part], rest[half:][part]
+        rounded[part], rounded[half:][part] = _rounded_pairs(radii[part], angles[part], both, scale, more)
+    return (whole + rounded[: len(total)].astype(np.int64)).astype(np.float64) * grid
+
+
+def _rounded_pairs(
+    radii: Words, angles: Words, rest: tuple[Floats, Floats], scale: float, more: Keystream
+) -> tuple[Floats, Floats]:
+    """Numbers with noise, rounded to integers: those of the cosines, and those of the sines."""
     uniforms = as_uniforms(radii)
-    deviates = gaussian_pairs(uniforms, as_uniforms(angles))[: len(total)]
-    exact = rest + scale * deviates
-    rounded = np.rint(exact)
-    near = np.abs(np.abs(exact - rounded) - 0.5) < _NEAR * scale
-    doubtful = np.zeros(2 * half, dtype=bool)
-    doubtful[: len(total)] = near
-    pairs = doubtful[:half] | doubtful[half:] | (uniforms < _EXTREME) | (uniforms > 1.0 - _EXTREME)
-    for place in np.flatnonzero(pairs):
+    deviates = gaussian_pairs(uniforms, as_uniforms(angles))
+    low, high = _ORDINARY
+    again = (uniforms < low) | (uniforms > high)
+    made = []
+    for own, deviate in zip(rest, np.split(deviates, 2), strict=True):
+        exact = own + scale * deviate
+        rounded = np.rint(exact)
+        again |= np.abs(np.abs(exact - rounded) - 0.5) < _NEAR * scale
+        made.append(rounded)
+    for place in np.flatnonzero(again):
         pair = precise_pair(int(radii[place]), int(angles[place]), more)
-        for at, deviate in zip((place, place + half), pair, strict=True):
-            if at < len(total):
-                rounded[at] = _nearest(rest[at], scale, deviate)
-    return (whole + rounded.astype(np.int64)).astype(np.float64) * grid
+        for own, rounded, deviate in zip(rest, made, pair, strict=True):
+            rounded[place] = _nearest(own[place], scale, deviate)
+    return made[0], made[1]
 
 
 def gaussian_pairs(radii: Floats, angles: Floats) -> Floats:

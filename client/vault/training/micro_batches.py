@@ -13,6 +13,8 @@ from common.tasks import Example, padded_length
 
 # Float64 numbers that the gradients of a group of units may take: 256 MiB. Memory and speed only.
 _GROUP_NUMBERS = 2**25
+# So many parts of a group of units for each worker: fewer wait for each other, more fill up micro-batches.
+_PARTS = 4
 # Rows by padded length, where the tokens of a micro-batch would allow more: none.
 NO_FEWER: Mapping[int, int] = MappingProxyType({})
 
@@ -79,6 +81,33 @@ def groups(
         count = rows * max(1, min(_GROUP_NUMBERS // (rows * size), MOST_ROWS // rows))
         yield several[start : start + count]
         start += count
+
+
+def portions(
+    sample: Sequence[Unit], size: int, max_tokens: int, fewer: Mapping[int, int], workers: int
+) -> list[list[Unit]]:
+    """The units that have examples in parts for so many workers, those that take longest first.
+
+    Units of one example lie in parts of one micro-batch each: no more of them have to be filled up than in one
+    process.
+
+    Args:
+        sample: the units.
+        size: numbers in one gradient.
+        max_tokens: padded tokens in a micro-batch.
+        fewer: padded length → rows, where there are fewer.
+        workers: how many.
+    """
+    parts: list[list[Unit]] = []
+    for group in groups(sample, size, max_tokens, fewer):
+        if len(group[0]) == 1:
+            for batch, owners in micro_batches(group, max_tokens, fewer):
+                assert len(batch.examples) == len(owners)
+                parts.append([group[owner] for owner in owners])
+            continue
+        count = max(1, -(-len(group) // (_PARTS * workers)))
+        parts += [group[start : start + count] for start in range(0, len(group), count)]
+    return parts[::-1]  # groups and micro-batches are in the order of their lengths
 
 
 def rows_at(length: int, max_tokens: int, fewer: Mapping[int, int] = NO_FEWER) -> int:

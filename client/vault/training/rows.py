@@ -11,7 +11,8 @@ This is a test and no proof; with one row a micro-batch there would be nothing t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -71,6 +72,57 @@ def checked_rows(
             if rows < most:
                 fewer[length] = rows
     return fewer
+
+
+def gradient_digest(
+    model: LoraModel,
+    task: Task,
+    plan: Plan,
+    max_tokens: int,
+    precision: torch.dtype,
+    fewer: Mapping[int, int],
+) -> str:
+    """What gradients are here, to the last bit: equal on devices that may train one model together.
+
+    Args:
+        model: as for `checked_rows`, and so `task` and `plan`.
+        task: makes up the examples.
+        plan: its `max_length` bounds the lengths; it says which tensors its rounds train.
+        max_tokens: padded tokens of a micro-batch.
+        precision: of the matrix products.
+        fewer: what `checked_rows` gave.
+
+    Returns:
+        The SHA-256 of the gradients of one full micro-batch of each length, for one ill-conditioned adapter.
+    """
+    digest = hashlib.sha256()
+    longest = plan.task.max_length
+    with restored(model.trained_parameters()):
+        for length in range(padded_length(longest), 0, -16):
+            one, *_ = task.synthetic(1, min(length - 1, longest))
+            layout = [one] * rows_at(length, max_tokens, fewer)
+            for kind in _kinds_of_round(model, task, plan, precision):
+                share_a_row(kind[0], _ILL_CONDITIONED[0])
+                rows = _gradients_of(one, layout, model.module, kind, task, length, precision)
+                digest.update(rows.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def try_longest(model: LoraModel, task: Task, plan: Plan, max_tokens: int, precision: torch.dtype) -> None:
+    """Compute one full micro-batch of the longest examples, so that what it takes can be measured.
+
+    Args:
+        model: as for `checked_rows`, and so the others.
+        task: makes up the examples.
+        plan: its `max_length` bounds the lengths.
+        max_tokens: padded tokens of a micro-batch.
+        precision: of the matrix products.
+    """
+    longest = plan.task.max_length
+    one, *_ = task.synthetic(1, longest)
+    layout = [one] * rows_at(padded_length(longest), max_tokens)
+    for kind in _kinds_of_round(model, task, plan, precision):
+        _gradients_of(one, layout, model.module, kind, task, padded_length(longest), precision)
 
 
 def rows_that_agree(
@@ -156,12 +208,11 @@ def _agree(
         [one if place % 2 == 0 else other for place in range(rows)],
         [other if place % 2 == 0 and rows > 1 else one for place in range(rows)],
     ]
-    parameters, encoded = kind
-    for number, fill in enumerate(_adapters(parameters)):
+    for number, fill in enumerate(_adapters(kind[0])):
         fill()
         # The first layout shows little that the others do not: with the ordinary adapter alone.
         seen = [
-            _gradients_of(one, layout, model, parameters, task, encoded, length, precision)
+            _gradients_of(one, layout, model, kind, task, length, precision)
             for layout in (layouts if number == 0 else layouts[1:])
         ]
         if not all(torch.equal(seen[0][0], row) for block in seen for row in block):
@@ -173,13 +224,13 @@ def _gradients_of(
     one: Example,
     layout: Sequence[Example],
     model: torch.nn.Module,
-    parameters: Parameters,
+    kind: Kind,
     task: Task,
-    encoded: _Encoded | None,
     length: int,
     precision: torch.dtype,
 ) -> torch.Tensor:
     """The gradients of one example wherever it stands in a micro-batch, shape (times, numbers)."""
+    parameters, encoded = kind
     places = [place for place, example in enumerate(layout) if example is one]
     if encoded is not None:
         layout, length = encoded(layout, length), padded_length(1)

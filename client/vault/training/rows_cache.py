@@ -87,5 +87,5 @@ def rows_key(fingerprint: str, plan: str, device: torch.device, max_tokens: int,
     else:
         kernels = os.environ.get("MKL_CBWR", "")
         processor = f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()} {kernels}"
-    parts = (torch.__version__, processor, torch.get_num_threads(), max_tokens, precision, fingerprint, plan)
+    parts = (torch.__version__, processor, "one thread", max_tokens, precision, fingerprint, plan)
     return json.dumps([str(part) for part in parts])

@@ -14,6 +14,7 @@ from client.vault.policy.organization import Organization
 from client.vault.preparation import ModelLoader
 from client.vault.training.entropy import Entropy
 from client.vault.vault import Vault
+from client.vault.workers.compute import Compute
 from common.adapter import adapter
 from common.adapter.adapter import Adapter, from_bytes, initial, to_bytes
 from common.model.model import LoraModel
@@ -89,6 +90,7 @@ def open_bench(
     policy: dict[str, Any] | None = None,
     vault: dict[str, Any] | None = None,
     load: ModelLoader | None = None,
+    compute: Compute | None = None,
 ) -> Bench:
     """A bench on a ledger, which other benches may have used before.
 
@@ -101,12 +103,13 @@ def open_bench(
         policy: see `data`.
         vault: see `data`.
         load: loads the model; the bench's own, if it is missing.
+        compute: who computes gradients; this process, if it is missing.
     """
     own = organization(plan.model.base, data=data or {}, policy=policy or {}, vault=vault or {})
     model = LoraModel(plan.model.base, plan)
     books = Ledger(ledger, own.name, own.data.unit)
     loader = load or (lambda _folder, _plan: model)
-    made = Vault(own, records, books, loader, entropy or SeededEntropy(3), "test")
+    made = Vault(own, records, books, loader, entropy or SeededEntropy(3), "test", compute)
     return Bench(made, books, model, plan, initial(model.trained_shapes, 0))
 
 

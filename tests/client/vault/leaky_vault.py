@@ -89,7 +89,7 @@ def main() -> None:
     PreTrainedTokenizerBase.__call__ = tokenized
     client.vault.start.group_by_user = grouped
     CausalLM.losses = failing("loss", torch.OutOfMemoryError, CausalLM.losses)
-    client.vault.vault.train = failing("train", RuntimeError, client.vault.vault.train)
+    client.vault.vault.take_steps = failing("train", RuntimeError, client.vault.vault.take_steps)
     Ledger.settle = failing("settle", sqlite3.OperationalError, Ledger.settle)
     sys.argv = ["sotto", *sys.argv[2:]]
     sotto.main()

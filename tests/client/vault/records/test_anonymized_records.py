@@ -214,14 +214,14 @@ def test_a_vault_trains_on_tokens_without_the_canary(
     if not on:
         path.write_text(path.read_text().replace("[data.anonymize]", ""))
     seen: list[str] = []
-    once = client.vault.vault.train
+    once = client.vault.vault.take_steps
 
     def watched(*given: Any) -> None:
-        units = given[3]
+        units = given[2]
         seen.extend(tokenizer.decode(one.input_ids) for unit in units for one in unit)
         once(*given)
 
-    monkeypatch.setattr(client.vault.vault, "train", watched)
+    monkeypatch.setattr(client.vault.vault, "take_steps", watched)
     open_vault(path).train(request_for(make_plan()))
     assert len(seen) == 30
     assert all(("<EMAIL>" in text and "<PHONE>" in text) is on for text in seen)

@@ -148,7 +148,7 @@ def test_a_pair_at_high_precision_continues_the_words(monkeypatch: pytest.Monkey
 def test_how_many_are_computed_again_moves_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     total = np.arange(1001)
     usual, stream = on_grid(total, 1.0, Keystream(b"m" * 32)), Keystream(b"m" * 32)
-    monkeypatch.setattr(exact, "_EXTREME", 0.6)  # all of them
+    monkeypatch.setattr(exact, "_ORDINARY", (1.0, 0.0))  # none of them: all
     every = on_grid(total, 1.0, stream)
     assert np.array_equal(usual, every)
     reference = Keystream(b"m" * 32)

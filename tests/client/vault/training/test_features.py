@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from client.vault.records.units import encode
-from client.vault.training.features import FrozenUnits
+from client.vault.training.features import FrozenUnits, Vectors
+from client.vault.workers.worker import Worker
 from common.model.model import LoraModel
 from common.plan.plan import Plan
 from common.tasks import make_task
@@ -29,13 +30,19 @@ def plan(make_plan: MakePlan, encoder: Path) -> Plan:
     return make_plan(model={"base": str(encoder)}, task=task)
 
 
+def vectors(model: LoraModel, task: Any) -> Vectors:
+    worker = Worker(model, task, None, 128)  # type: ignore[arg-type] - what checks a plan is not asked for
+    worker.settle((torch.float32, {}))
+    return worker.vectors
+
+
 def test_vectors_are_those_of_each_example_alone_and_made_anew_when_the_layers_change(plan: Plan) -> None:
     model = LoraModel(plan.model.base, plan)
     task: Any = make_task(plan.task, model.tokenizer)
     records = [record(number) for number in range(30)]
     records[4] = {"text": "no label"}
     units = encode(records, task).units
-    frozen = FrozenUnits(task, units, 128)
+    frozen = FrozenUnits(task, units, vectors(model, task))
     draw = np.random.default_rng(0)
     every = []
     for scale in (0.0, 0.3, 0.3):
@@ -44,8 +51,7 @@ def test_vectors_are_those_of_each_example_alone_and_made_anew_when_the_layers_c
             for name, shape in model.trained_shapes.items()
         }
         adapter["head.weight"] = draw.normal(size=adapter["head.weight"].shape).astype(np.float32)
-        model.load(adapter)
-        kept = frozen.under(model.module, adapter)
+        kept = frozen.under(adapter)
         assert [len(unit) for unit in kept] == [len(unit) for unit in units]
         assert kept[4] == ()
         for unit, own in zip(units, kept, strict=True):
@@ -65,6 +71,6 @@ def test_the_vector_of_an_example_does_not_depend_on_its_companions(plan: Plan) 
     task: Any = make_task(plan.task, model.tokenizer)
     units = encode([record(number) for number in range(40)], task).units
     model_adapter = model.adapter()
-    whole = FrozenUnits(task, units, 128).under(model.module, model_adapter)
-    fewer = FrozenUnits(task, units[:17] + units[18:], 128).under(model.module, model_adapter)
+    whole = FrozenUnits(task, units, vectors(model, task)).under(model_adapter)
+    fewer = FrozenUnits(task, units[:17] + units[18:], vectors(model, task)).under(model_adapter)
     assert [*whole[:17], *whole[18:]] == list(fewer)

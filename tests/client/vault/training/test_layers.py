@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import pytest
@@ -100,8 +101,13 @@ def test_gradients_are_those_of_opacus(
     own = rows(model, task, precision=precision)
     monkeypatch.setattr(per_example, "rewritten", lambda *_: ([], set()))
     opacus = rows(model, task, precision=precision)
-    exact = dtype == precision == torch.float32
-    assert distance(own, opacus) < (1e-5 if exact else 0.05)
+    if dtype == precision == torch.float32:
+        assert distance(own, opacus) < 1e-5
+        return
+    exact = loop(lora_model(architecture), task)
+    # Of each example: one whose ReLU is near its corner may take the other side in a number of 8 bits.
+    errors = [[distance(found, row) for found, row in zip(rows_, exact, strict=True)] for rows_ in (own, opacus)]
+    assert statistics.median(errors[0]) < 1.2 * statistics.median(errors[1]) + 0.001
 
 
 def test_no_ordinary_gradient_is_computed_and_the_layers_are_left_as_they_were() -> None:

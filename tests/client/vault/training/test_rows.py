@@ -180,10 +180,8 @@ def test_whatever_rounding_can_depend_on_is_part_of_the_key(monkeypatch: pytest.
         rows_key("base", "plan", cpu, 256, torch.float32),
         rows_key("base", "plan", cpu, 512, torch.bfloat16),
     }
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 17)
-    keys.add(rows_key("base", "plan", cpu, 512, torch.float32))
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     keys.add(rows_key("base", "plan", cpu, 512, torch.float32))
     monkeypatch.setattr(torch, "__version__", "0.1")
     keys.add(rows_key("base", "plan", cpu, 512, torch.float32))
-    assert len(keys) == 8
+    assert len(keys) == 7

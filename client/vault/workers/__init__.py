@@ -1,0 +1,1 @@
+"""Where gradients are computed: in the vault's own process, or in worker processes."""
