@@ -60,7 +60,8 @@ _OF_THE_VAULT = """
     client.vault.ledger: cap ledger reader reservation
     client.vault.policy: policy
     client.vault.training: artificial_adapters dp_sgd errors exact features micro_batches optimizer
-    client.vault.training: per_example rows rows_cache verification
+    client.vault.training: layers per_example rows rows_cache verification
+    client.vault.workers: compute pool process server server_handle worker
     common.model: base heads model precision quantization
     common.privacy: accounting calibration plan_mechanism privacy_filter
     common.report: accountants charts evaluation evaluation_charts page report terminal verification

@@ -22,7 +22,6 @@ from client.vault.workers.pool import WorkerPool
 from client.vault.workers.server_handle import WorkerServerHandle
 from common.errors import Refused
 from common.plan.plan import Plan
-from common.tasks import Example
 from tests.client.vault.bench import RECORDS, Bench, Records, open_bench
 from tests.common.tasks.bases import record
 from tests.common.tasks.conftest import MakeTaskPlan, bases, task_plan  # noqa: F401 - fixtures
@@ -281,24 +280,3 @@ time.sleep({LONG})
     while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
-
-
-def test_parts_hold_each_unit_once_and_fill_no_more_micro_batches() -> None:
-    from client.vault.training.micro_batches import micro_batches, portions
-
-    draw = random.Random(0)
-    sample = [
-        tuple(
-            Example((draw.randrange(9),) * draw.randrange(1, 60), (unit,))
-            for _ in range(draw.choice([0, 1, 1, 3]))
-        )
-        for unit in range(200)
-    ]
-    parts = portions(sample, 1000, 256, {48: 2}, 3)
-    assert sorted(map(repr, (unit for part in parts for unit in part))) == sorted(
-        repr(unit) for unit in sample if unit
-    )
-    single = [part for part in parts if len(part[0]) == 1]
-    assert all(len(list(micro_batches(part, 256, {48: 2}))) == 1 for part in single)
-    whole = [unit for unit in sample if len(unit) == 1]
-    assert len(single) == len(list(micro_batches(whole, 256, {48: 2})))

@@ -1,6 +1,6 @@
 """Measure the time of a whole simulation: a frozen demo, in this checkout and perhaps in another one, in turn.
 
-    .venv/bin/python benchmarks/yardstick.py [--against CHECKOUT] [--runs 3] [--rounds 12] [--busy 2]
+    .venv/bin/python benchmarks/yardstick/measure.py [--against CHECKOUT] [--runs 3] [--rounds 12] [--busy 2]
 
 Each run is a process of its own, from the start of Python to the report. The other checkout runs with the same
 libraries. `--busy` runs it once more beside so many processes that only count. Takes as long as two demos a run.
@@ -23,8 +23,8 @@ import tomli_w
 
 from common.plan.plan import Plan
 
-ROOT = Path(__file__).resolve().parent.parent
-PLAN = ROOT / "benchmarks" / "yardstick" / "plan.toml"
+ROOT = Path(__file__).resolve().parent.parent.parent
+PLAN = Path(__file__).with_name("plan.toml")
 
 
 def plan_of(rounds: int, folder: Path) -> Path:
