@@ -87,6 +87,7 @@ def simulate(
     *,
     resume: bool = False,
     private: bool = True,
+    workers: int | None = None,
 ) -> SimulationResult:
     """Run a plan with many organizations on this machine, as `sotto simulate` does.
 
@@ -95,6 +96,7 @@ def simulate(
         out: the run directory; by default a new one in `runs/`.
         resume: continue the run in `out`.
         private: False trains without clipping and noise.
+        workers: processes that compute gradients; by default one on each core, or on each GPU.
 
     Returns:
         The run's directory, its privacy report, and its answers to the plan's prompts.
@@ -106,8 +108,8 @@ def simulate(
     from simulations.setup import set_up
     from simulations.simulate import simulate
 
-    setup = set_up(_plan(plan), None if out is None else Path(out), resume)
-    return simulate(setup.plan, setup.records, setup.folder, run=setup.run, resume=resume, private=private)
+    it = set_up(_plan(plan), None if out is None else Path(out), resume)
+    return simulate(it.plan, it.records, it.folder, run=it.run, resume=resume, private=private, workers=workers)
 
 
 def load(result: str | Path, plan: str | Path | None = None) -> tuple[Any, Any, Plan | None]:
@@ -253,9 +255,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _plan(plan: Plan | str | Path | None) -> Any:
-    from common.plan.plan import Plan
-
-    return Plan.read(Path(plan)) if isinstance(plan, str | Path) else plan
+    return __getattr__("Plan").read(Path(plan)) if isinstance(plan, str | Path) else plan
 
 
 @app.callback()

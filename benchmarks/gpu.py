@@ -1,6 +1,6 @@
 """Compare training on a device with training on a CPU, and measure the cost of differential privacy there.
 
-    PYTHONPATH=. python benchmarks/gpu.py [--device cuda] [--part gradients rows neighbours noise speed]
+    PYTHONPATH=. python benchmarks/gpu.py [--device cuda] [--part gradients rows neighbours noise speed workers]
                                           [--small] [--json FILE]
 
 Needs torch, transformers, PEFT, Opacus, pydantic and cryptography; no Flower, no data set, no network. Models are
@@ -14,7 +14,9 @@ rows        one example in different rows of a micro-batch, with different other
 neighbours  a batch with one shorter unit more: how far the sum of clipped gradients moves, in C. More than 1 would
             exceed what the accountant assumes.
 noise       the noise that is added to a sum: whether it is bit-identical to the CPU's, and a Kolmogorov-Smirnov
-test. speed       a DP-SGD step against a plain LoRA step, alternating: medians, tokens per second, peak memory.
+            test.
+speed       a DP-SGD step against a plain LoRA step, alternating: medians, tokens per second, peak memory.
+workers     a sum by one worker and by two on the same device: whether it has the same bits, and the seconds.
 
 "deterministic": whether PyTorch's deterministic algorithms and attention by plain matrix products were enabled.
 """
@@ -39,6 +41,7 @@ import torch
 from parts.random_models import llama_config, lora_model, trained_of
 from parts.steps import private_and_plain
 from parts.subjects import ADAPTERS, Subject, subjects
+from parts.workers import workers
 from scipy.stats import kstest  # type: ignore[import-untyped]
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -246,7 +249,7 @@ def _settle(device: str) -> int:
 
 # The values of Llama-3.2-1B that differ from those of a Llama of its width.
 LLAMA_1B = {"intermediate_size": 8192, "num_key_value_heads": 8, "vocab_size": 128256}
-PARTS = ("gradients", "rows", "neighbours", "noise", "speed")
+PARTS = ("gradients", "rows", "neighbours", "noise", "speed", "workers")
 
 
 def measure(part: str, device: str, *, small: bool, runs: int) -> Iterator[Row]:
@@ -255,6 +258,8 @@ def measure(part: str, device: str, *, small: bool, runs: int) -> Iterator[Row]:
         yield from noise(device)
     elif part == "speed":
         yield from speed(device, small=small, runs=runs)
+    elif part == "workers":
+        yield from workers(device, small=small, runs=runs)
     else:
         made = {"gradients": gradients, "rows": rows, "neighbours": neighbours}[part]
         for subject in subjects(device, small=small):

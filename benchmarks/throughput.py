@@ -30,7 +30,7 @@ from common.plan.task import TaskSection
 from common.records import read_records
 from common.tasks import Example, make_task, padded_length
 
-TOKENS = VaultSection().max_tokens
+TOKENS = VaultSection().micro_batch_tokens()
 DRAWS = (256, 1000, 4000)
 
 

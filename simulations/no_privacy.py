@@ -47,7 +47,8 @@ class OpenTrainer:
         self._plan = plan
         self._entropy = entropy
         self._task = make_task(plan.task, model.tokenizer)
-        worker = Worker(model, self._task, plan, organization.vault.max_tokens)
+        self._max_tokens = organization.vault.micro_batch_tokens(model.width)
+        worker = Worker(model, self._task, plan, self._max_tokens)
         self._precision = worker.verify()
         worker.settle((self._precision, {}))
         self._units = FrozenUnits(self._task, records.units, worker.vectors)
@@ -72,7 +73,7 @@ class OpenTrainer:
             drawn = poisson_sample(units, rate, stream.branch())
             choices = stream.branch()
             sample = [choose_examples(unit, plan.privacy.records_per_user, choices) for unit in drawn]
-            for batch, owners in micro_batches(sample, self._organization.vault.max_tokens):
+            for batch, owners in micro_batches(sample, self._max_tokens):
                 with computing_in(self._precision, device_of(model.module)):
                     losses = task.losses(model.module, batch.examples, batch.length)
                 shares = torch.tensor([1 / len(sample[owner]) for owner in owners], device=losses.device)

@@ -15,9 +15,9 @@ from client.check.memory import GIB, free_memory
 from client.check.records import EncodedForPlan
 from client.check.trial import try_plan
 from client.vault.policy.organization import Organization
-from client.vault.start import open_device
+from client.vault.start import open_devices
 from client.vault.workers.compute import worker_devices
-from common.model.precision import multiplies_bfloat16
+from common.model.precision import device_kind, multiplies_bfloat16
 from common.plan.plan import Plan
 from common.system.lock import is_held
 from common.system.resources import usable_cores
@@ -47,8 +47,7 @@ def check_device(organization: Organization, plan: Plan | None, encoded: Encoded
 
 def _device(organization: Organization, plan: Plan | None) -> Findings[bool]:
     section = organization.vault
-    for name in reversed(section.training_devices):
-        device = torch.device(open_device(name))
+    device = torch.device(open_devices(section)[0])
     free, total = free_memory(device)
     workers = len(worker_devices(section.workers, section.training_devices))
     names = ", ".join(section.training_devices)
@@ -75,7 +74,7 @@ def would_disturb(organization: Organization, device: torch.device) -> bool:
 
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return device_kind(device)
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

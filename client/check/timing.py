@@ -96,7 +96,8 @@ def most_tokens(organization: Organization, plan: Plan, units: Sequence[Unit]) -
     drawn = math.floor(mean + tail / 3 + math.sqrt(tail**2 / 9 + 2 * tail * mean * (1 - rate)))
     lengths = [sorted((padded_length(len(one)) for one in unit), reverse=True) for unit in units]
     costs = sorted((sum(unit[: plan.privacy.records_per_user]) for unit in lengths), reverse=True)
-    partial = sum(max(organization.vault.max_tokens, one) for one in {one for unit in lengths for one in unit})
+    full = organization.vault.micro_batch_tokens()
+    partial = sum(max(full, one) for one in {one for unit in lengths for one in unit})
     return sum(costs[:drawn]) + partial
 
 
@@ -109,7 +110,7 @@ def tokens_per_step(organization: Organization, plan: Plan, units: Sequence[Unit
         units: the units, for their lengths. A partial micro-batch costs as much as a full one.
         parameters: the number of trained parameters.
     """
-    max_tokens = organization.vault.max_tokens
+    max_tokens = organization.vault.micro_batch_tokens()
     rate = _rate(organization, plan)
     total = 0
     for _ in range(_SAMPLES):

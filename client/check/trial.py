@@ -75,7 +75,9 @@ def try_plan(
             model = LoraModel(folder, plan, str(device))
             loaded = peak()
             task = make_task(plan.task, model.tokenizer)
-            max_tokens = organization.vault.max_tokens
+            max_tokens = organization.vault.micro_batch_tokens(model.width)
+            section = organization.vault.model_copy(update={"max_tokens": max_tokens})
+            organization = organization.model_copy(update={"vault": section})
             worker = Worker(model, task, plan, max_tokens)
             precision, fewer = settle(worker, model, plan, max_tokens, rows_cache(organization, read_only=True))
             name = str(precision).removeprefix("torch.")
@@ -131,7 +133,7 @@ def _try(
     fewer: Mapping[int, int],
     peak: Callable[[], int],
 ) -> _Trial:
-    max_tokens = organization.vault.max_tokens
+    max_tokens = organization.vault.micro_batch_tokens()
     (example,) = task.synthetic(1, plan.task.max_length)
     length = padded_length(len(example))
     rows = rows_at(length, max_tokens, fewer)
@@ -163,6 +165,7 @@ def _try(
 def _memory_advice(organization: Organization, plan: Plan) -> str:
     """How to need less memory."""
     length = padded_length(plan.task.max_length)
-    if organization.vault.max_tokens >= 2 * length:
-        return f"set vault.max_tokens = {organization.vault.max_tokens} lower, but at least {length}"
+    tokens = organization.vault.micro_batch_tokens()
+    if tokens >= 2 * length:
+        return f"set vault.max_tokens = {tokens} lower, but at least {length}"
     return "ask for a plan with gradient_checkpointing or a smaller max_length, or take a larger device"

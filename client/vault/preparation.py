@@ -114,7 +114,7 @@ class PlanPreparation:
                 "policy", f"model.base = {plan.model.base!r} cannot be used here with this plan"
             ) from None
         _check_fingerprint(model, fingerprint)
-        max_tokens = self._organization.vault.max_tokens
+        max_tokens = self._organization.vault.micro_batch_tokens(model.width)
         trainer = self._compute.trainer(folder, model, task, plan, max_tokens, _model_key(plan))
         try:
             settle(trainer, model, plan, max_tokens, self._rows)

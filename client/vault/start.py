@@ -14,7 +14,7 @@ import torch
 
 from client.channel.framing import check_socket_path
 from client.vault.ledger.ledger import Ledger
-from client.vault.policy.organization import Organization
+from client.vault.policy.organization import Organization, VaultSection
 from client.vault.records.anonymize import check_fields
 from client.vault.records.store import RecordStore
 from client.vault.records.units import group_by_user, iterate_organization
@@ -26,6 +26,8 @@ from client.vault.workers.compute import Compute
 from common.errors import InputError
 from common.keys.statement_key import StatementKey
 from common.model.model import LoraModel
+from common.model.precision import device_kind
+from common.plan.plan import Plan
 from common.protocol.statement import SAME_USER, SEPARATE_USERS
 from common.records import Record
 from common.system.lock import Held, exclusive
@@ -57,9 +59,7 @@ def serve_vault(organization: Organization, entropy: Entropy, report: Callable[[
     socket = check_socket_path(organization.path(section.socket))
     ledger_path = organization.path(section.ledger)
     make_socket_folder(socket, section.group)
-    for name in section.training_devices:
-        open_device(name)
-    compute = Compute(section.workers, section.training_devices)
+    compute = Compute(section.workers, open_devices(section))
     with _locked(ledger_path, "vault.ledger"), _locked(socket, "vault.socket"), compute:
         vault, summary = _open_vault(organization, ledger_path, entropy, compute)
         server = VaultServer(vault, socket, section.group)
@@ -93,11 +93,18 @@ def _open_vault(
         composition=organization.policy.composition,
     )
     boundary = SAME_USER if organization.vault.group is None else SEPARATE_USERS
+
+    def load(folder: str, plan: Plan) -> LoraModel:
+        model = LoraModel(folder, plan, compute.main_device)
+        if compute.in_processes:
+            model.release_base()
+        return model
+
     vault = Vault(
         organization,
         records,
         ledger,
-        lambda folder, plan: LoraModel(folder, plan, compute.main_device),
+        load,
         entropy,
         boundary,
         compute,
@@ -172,15 +179,23 @@ def _locked(path: Path, key: str) -> Iterator[None]:
         yield
 
 
-def open_device(name: str) -> str:
-    """Return the device if it is available on this machine.
+def open_devices(section: VaultSection) -> list[str]:
+    """Return the devices to train on if they are available on this machine.
 
     Raises:
-        InputError: it is not available.
+        InputError: one is not available, or they are not of one kind: the last bits of gradients would differ.
     """
-    try:
-        torch.zeros(1, device=name).item()  # `item` also rejects the device `meta`, which stores no data
-    except Exception as error:  # the type of the error depends on the kind of device
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"vault.device = {name!r}: it should be a device of this machine: {reason}") from None
-    return name
+    key = "vault.device" if section.devices is None else "vault.devices"
+    kinds = set()
+    for name in section.training_devices:
+        try:
+            torch.zeros(1, device=name).item()  # `item` also rejects the device `meta`, which stores no data
+            kinds.add(device_kind(torch.device(name)))
+        except Exception as error:  # the type of the error depends on the kind of device
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{key} = {name!r}: it should be a device of this machine: {reason}") from None
+    if len(kinds) > 1:
+        raise InputError(
+            f"{key} = {section.devices}: they should be of one kind, not {' and '.join(sorted(kinds))}"
+        )
+    return section.training_devices

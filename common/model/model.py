@@ -78,6 +78,11 @@ class LoraModel:
         self.load({})
         self.trained_parameters()
 
+    @property
+    def width(self) -> int | None:
+        """Of the base model's vectors; None if its configuration does not say."""
+        return getattr(self.peft.config.get_text_config(), "hidden_size", None)
+
     def load(self, adapter: Adapter) -> None:
         """Set the adapter's tensors; those that `adapter` does not name get their initial values."""
         with torch.no_grad():
@@ -88,6 +93,13 @@ class LoraModel:
         """A copy of the trained tensors, or of all of the adapter."""
         names = self.shapes if complete else self.trained_shapes
         return {name: self._parameters[name].detach().cpu().numpy().copy() for name in names}
+
+    def release_base(self) -> None:
+        """Give back the memory of the frozen weights, where this model only keeps an adapter for others."""
+        kept = {id(parameter) for parameter in self._parameters.values()}
+        for parameter in self.module.parameters():
+            if id(parameter) not in kept:
+                parameter.data = torch.empty(0, dtype=parameter.dtype)
 
     def trained_parameters(self, *, head_only: bool = False) -> dict[str, torch.nn.Parameter]:
         """The live parameters that training changes, by adapter name, in the order of the names.

@@ -18,6 +18,11 @@ def candidates(precision: str, device: torch.device) -> tuple[torch.dtype, ...]:
     return (getattr(torch, precision),)
 
 
+def device_kind(device: torch.device) -> str:
+    """Devices of one kind compute with the same kernels: the name of a GPU, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for products of bfloat16; without them these are slower than float32."""
     if device.type == "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 from pydantic import Field, PositiveInt, model_validator
@@ -15,6 +16,8 @@ from common.settings import Section, SettingsFile
 
 Entity = Literal["email", "phone", "card", "iban", "national-id", "date", "url", "ip-address", "address"]
 Language = Literal["en", "zh"]
+# Of a micro-batch, where nothing else is known.
+_TOKENS = 512
 
 
 class Anonymize(Section):
@@ -119,9 +122,10 @@ class VaultSection(Section):
     bits."""
     max_rank: int | None = Field(default=None, ge=1, le=MOST_RANK, examples=[4])
     """The largest LoRA rank to train; public. A plan with a larger rank needs a lora.min_rank that permits it."""
-    max_tokens: PositiveInt = 512
-    """Padded tokens per micro-batch: raise it on a large device, lower it if memory runs out. A partial
-    micro-batch is padded to full size, so that a lower value wastes less on small samples."""
+    max_tokens: PositiveInt | None = None
+    """Padded tokens per micro-batch: raise it on a large device, lower it if memory runs out. By default 512 on a
+    GPU, and on the processor from 1,024 for base models of width 96 to 128 for 768 and more. A partial micro-batch is
+    padded to full size, so that a lower value wastes less on small samples."""
     reply_seconds: float | None = Field(default=None, gt=0, examples=[600.0])
     """A round is released no earlier than this after its training began, so that its time does not depend on which
     records were drawn. `sotto client check --plan` estimates what is enough; by default nothing waits."""
@@ -130,6 +134,22 @@ class VaultSection(Section):
     def training_devices(self) -> list[str]:
         """Where gradients are computed."""
         return self.devices or [self.device]
+
+    def micro_batch_tokens(self, width: int | None = None) -> int:
+        """Padded tokens per micro-batch: `max_tokens`, or what suits a base model of a width.
+
+        Args:
+            width: of its vectors; None if it is not known.
+
+        >>> VaultSection().micro_batch_tokens(384), VaultSection(max_tokens=100).micro_batch_tokens(384)
+        (256, 100)
+        """
+        if self.max_tokens is not None:
+            return self.max_tokens
+        if width is None or self.training_devices[0] != "cpu":
+            return _TOKENS
+        # A thread computes as long for a micro-batch of each, and what an operation costs besides matters little.
+        return int(min(1024, max(128, 2 ** round(math.log2(98304 / width)))))
 
     @model_validator(mode="after")
     def _one_way_to_name_devices(self) -> VaultSection:

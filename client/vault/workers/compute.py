@@ -63,13 +63,18 @@ class Compute:
         self.close()
 
     @property
+    def in_processes(self) -> bool:
+        """Whether worker processes compute, and not this one."""
+        return len(self._devices) > 1
+
+    @property
     def main_device(self) -> str:
         """Where the vault's own model lives: where it trains, unless worker processes do."""
-        return self._devices[0] if len(self._devices) == 1 else "cpu"
+        return "cpu" if self.in_processes else self._devices[0]
 
     def start(self) -> None:
         """Start importing what workers need, beside whatever this process does next."""
-        if len(self._devices) > 1:
+        if self.in_processes:
             self._server.start()
 
     def trainer(self, folder: str, model: LoraModel, task: Task, plan: Plan, max_tokens: int, key: str) -> Trainer:
@@ -83,7 +88,7 @@ class Compute:
             max_tokens: padded tokens of a micro-batch.
             key: equal for plans that can share workers.
         """
-        if len(self._devices) == 1:
+        if not self.in_processes:
             return Worker(model, task, plan, max_tokens)
         key = f"{folder}\n{max_tokens}\n{key}"
         if key not in self._pools:

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from multiprocessing.connection import Connection
 
 import torch
@@ -124,6 +125,7 @@ class WorkerServer:
 def main() -> None:
     """Serve on the socket whose number is the only argument."""
     set_defaults()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries: they concern their developers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     WorkerServer(socket.socket(fileno=int(sys.argv[1]))).serve()

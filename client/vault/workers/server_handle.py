@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from client.vault.training.errors import GuaranteeError
@@ -55,7 +56,7 @@ class WorkerServerHandle:
         with other:
             self._process = subprocess.Popen(  # noqa: S603 - a module of this code base
                 [sys.executable, "-P", "-m", "client.vault.workers.server", str(other.fileno())],
-                env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
+                env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": _same_code()},
                 stdin=subprocess.DEVNULL,
                 pass_fds=(other.fileno(),),
             )
@@ -127,3 +128,9 @@ class WorkerServerHandle:
         if state == DONE:
             return value
         raise GuaranteeError(f"workers cannot be started: {value[1]}")
+
+
+def _same_code() -> str:
+    """A search path on which the process finds the code that this one runs, wherever it was started."""
+    here = str(Path(__file__).resolve().parents[3])
+    return os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))

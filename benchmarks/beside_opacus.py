@@ -1,6 +1,6 @@
 """Measure real tokens a second of DP-SGD on LoRA: a vault's workers, and Opacus as it is usually set up.
 
-    SOTTO_SHARED=... .venv/bin/python benchmarks/opacus.py [--runs 3] [--batch 128] [--workers 2]
+    SOTTO_SHARED=... .venv/bin/python benchmarks/beside_opacus.py [--runs 3] [--batch 128] [--workers 2]
 
 Both train the same model (a folder in Hugging Face format, classification, LoRA of rank 8 on all linear layers) on
 the same records of `data/dolly`, in float32, with the same expected batch, and on the same cores: one thread for
@@ -28,6 +28,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
+from client.vault.policy.organization import VaultSection
 from client.vault.preparation import settle
 from client.vault.records.encoded import Unit
 from client.vault.training.dp_sgd import Step, take_steps
@@ -58,6 +59,7 @@ def plan_of(base: str, batch: int) -> Plan:
             "max_length": LENGTH,
         },
         "lora": {"rank": 8},
+        "aggregation": {"method": "fedavg"},  # which trains A and B
         "training": {"rounds": 1, "batch_size": batch, "precision": "float32"},
         "privacy": {"epsilon": 8.0, "delta": 1e-5},
     }
@@ -72,8 +74,9 @@ class Sotto:
         task = make_task(plan.task, self.model.tokenizer)
         self.units: list[Unit] = [task.encode(record) for record in records]
         self._plan = plan
-        self._trainer = compute.trainer(plan.base_folder(), self.model, task, plan, 512, "benchmark")
-        settle(self._trainer, self.model, plan, 512, RowsCache(None))
+        tokens = VaultSection().micro_batch_tokens(self.model.width)
+        self._trainer = compute.trainer(plan.base_folder(), self.model, task, plan, tokens, "benchmark")
+        settle(self._trainer, self.model, plan, tokens, RowsCache(None))
 
     def step(self) -> int:
         """Take one step; returns the tokens of its sample."""

@@ -1,0 +1,36 @@
+"""A real vault with two workers: it trains, and they end with it however it ends."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from client.relay.vault_client import RemoteVault
+from common.adapter.adapter import from_bytes
+from common.model.model import LoraModel
+from tests.client.vaults import VaultProcess, request_for, write_organization
+from tests.conftest import MakePlan
+from tests.waiting import LONG, wait_until
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_vault_trains_with_workers_and_ends_with_them(
+    tmp_path: Path, tiny_base: Path, make_plan: MakePlan, number: signal.Signals
+) -> None:
+    plan = make_plan()
+    path = write_organization(tmp_path, tiny_base, workers=2)
+    with VaultProcess(path).wait_ready() as vault:
+        process = psutil.Process(vault.process.pid)
+        with RemoteVault(tmp_path / "vault.sock", timeout=LONG, patience=LONG) as remote:
+            release = remote.train(request_for(plan))
+        assert any(
+            part.any() for part in from_bytes(release.update, LoraModel(plan.model.base, plan).shapes).values()
+        )
+        family = process.children(recursive=True)
+        assert len(family) == 3, "two workers, and the process that they were forked from"
+        assert all(one.net_connections(kind="inet") == [] for one in family)
+        vault.end(number)
+        wait_until(lambda: not any(one.is_running() for one in family), "the end of all workers")
