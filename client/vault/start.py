@@ -196,6 +196,6 @@ def open_devices(section: VaultSection) -> list[str]:
             raise InputError(f"{key} = {name!r}: it should be a device of this machine: {reason}") from None
     if len(kinds) > 1:
         raise InputError(
-            f"{key} = {section.devices}: they should be of one kind, not {' and '.join(sorted(kinds))}"
+            f"{key} = {section.devices}: they should be of one kind; they are {', '.join(sorted(kinds))}"
         )
     return section.training_devices

@@ -124,8 +124,8 @@ class VaultSection(Section):
     """The largest LoRA rank to train; public. A plan with a larger rank needs a lora.min_rank that permits it."""
     max_tokens: PositiveInt | None = None
     """Padded tokens per micro-batch: raise it on a large device, lower it if memory runs out. By default 512 on a
-    GPU, and on the processor from 1,024 for base models of width 96 to 128 for 768 and more. A partial micro-batch is
-    padded to full size, so that a lower value wastes less on small samples."""
+    GPU, and on the processor from 1,024 for base models of width 96 to 128 for 768 and more. A partial micro-batch
+    is padded to full size, so that a lower value wastes less on small samples."""
     reply_seconds: float | None = Field(default=None, gt=0, examples=[600.0])
     """A round is released no earlier than this after its training began, so that its time does not depend on which
     records were drawn. `sotto client check --plan` estimates what is enough; by default nothing waits."""
