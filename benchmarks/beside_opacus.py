@@ -101,7 +101,9 @@ class Stock:
     """PrivacyEngine on a model of transformers with the same LoRA."""
 
     def __init__(self, plan: Plan, units: list[Unit], tokenizer: Any) -> None:
-        model = AutoModelForSequenceClassification.from_pretrained(plan.base_folder(), num_labels=2)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            plan.base_folder(), num_labels=2, trust_remote_code=False, use_safetensors=True
+        )
         config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="SEQ_CLS")
         model = get_peft_model(model, config).train()
         rows = [{"input_ids": list(unit[0].input_ids), "labels": unit[0].labels[0]} for unit in units]

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from parts.long_runs import ROOT, Results, banking77
 
-from client.vault.workers.compute import Compute
 from common.adapter.adapter import Adapter, from_bytes, round_shapes, to_bytes
 from common.model.model import LoraModel
 from common.plan.plan import Plan
@@ -129,7 +128,7 @@ def run(rule: str, attack: str, epsilon: float, records: int, rounds: int) -> di
         }
         model = LoraModel(plan.base_folder(), plan)
         directory = start_run(plan, Path(name) / "run", private=True, model=model)
-        participants = participants_of(directory, organizations, parts, model, Compute())
+        participants = participants_of(directory, organizations, parts, model)
         if (changed := ATTACKS[attack]) is not None:
             for node in sorted(participants)[:HOSTILE]:
                 participants[node] = Hostile(participants[node], directory, changed)

@@ -147,7 +147,7 @@ def participants_of(
     organizations: Mapping[str, Organization],
     records: Mapping[str, list[Record]],
     model: LoraModel,
-    compute: Compute,
+    compute: Compute | None = None,
 ) -> dict[int, Participant]:
     """Node id → a vault of each organization, or a trainer without privacy if the run is not private."""
     plan = directory.plan

@@ -20,6 +20,7 @@ LOADERS = {
     "AutoConfig": {"trust_remote_code": False},
     "AutoTokenizer": {"trust_remote_code": False},
     "AutoModelForCausalLM": {"trust_remote_code": False, "use_safetensors": True},
+    "AutoModelForSequenceClassification": {"trust_remote_code": False, "use_safetensors": True},
     "auto_class": {"trust_remote_code": False, "use_safetensors": True},
     "PeftConfig": {},
     "PeftModel": {},

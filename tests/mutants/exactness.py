@@ -11,6 +11,7 @@ import client.vault.preparation
 import client.vault.records.units
 import client.vault.training.exact
 import client.vault.training.rows
+import client.vault.workers.pool
 from client.vault.reply_time import ReplyTime
 from common.tasks import UnusableError
 from tests.mutants.mutant import replace_everywhere
@@ -19,6 +20,11 @@ from tests.mutants.mutant import replace_everywhere
 def rows_not_checked() -> None:
     """No shape of micro-batch is tried before a run is charged."""
     replace_everywhere(client.vault.training.rows.checked_rows, lambda *_: {})
+
+
+def workers_not_compared() -> None:
+    """Workers whose gradients differ in the last bits train one model together."""
+    replace_everywhere(client.vault.workers.pool._equal, lambda answers, _: answers[0])
 
 
 def float_sum() -> None:

@@ -26,6 +26,7 @@ from tests.mutants.exactness import (
     panic_passes,
     probe_of_twelve_tokens,
     rows_not_checked,
+    workers_not_compared,
 )
 from tests.mutants.influence import (
     batch_loss,
@@ -191,6 +192,10 @@ MUTANTS = (
     Mutant(
         rows_not_checked,
         "client/vault/test_order.py::test_a_plan_whose_rows_differ_is_refused_before_the_charge",
+    ),
+    Mutant(
+        workers_not_compared,
+        "client/vault/workers/test_workers.py::test_workers_whose_gradients_differ_are_refused_before_any_spend",
     ),
     Mutant(
         float_sum,

@@ -44,6 +44,7 @@ SLOW = {
     "runs-not-added-up",
     "same-noise-in-two-rounds",
     "windows-by-themselves",
+    "workers-not-compared",
 }
 CASES = [pytest.param(one, id=one.name, marks=[pytest.mark.slow] * (one.name in SLOW)) for one in MUTANTS]
 

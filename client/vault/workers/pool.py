@@ -177,7 +177,7 @@ class WorkerPool:
         self._workers = self._server.fork(self._source, devices)
 
     def _repeated(self, work: Callable[[], T], begin: Callable[[], None] | None = None) -> T:
-        """Do some work, again with new workers if one dies.
+        """Do some work, again with new workers if one dies. After any other error there are no workers.
 
         Args:
             work: asks workers.
@@ -185,7 +185,7 @@ class WorkerPool:
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                if attempt > 1:
+                if attempt > 1 or (self.settled is not None and not self._workers):
                     self._fork(self._devices)
                     if self.settled is not None:
                         _equal([self._digest, *self._ask_all("settle", self.settled)], "the gradients")
@@ -199,6 +199,11 @@ class WorkerPool:
                     "done again, and nothing is charged or counted twice",
                     ended,
                 )
+            except BaseException:
+                # Answers of the other workers may be on their way: nobody shall take them for later ones.
+                self.close()
+                raise
+        self.close()
         raise GuaranteeError(f"worker processes ended {_ATTEMPTS} times: vault.workers should perhaps be smaller")
 
     def _ask_all(self, *request: Any) -> list[Any]:

@@ -95,7 +95,8 @@ def test_gradients_in_bfloat16_are_near_those_of_a_loop_in_float32(
             wanted = torch.cat([gradient.flatten() for gradient in expected])
             got = torch.cat([hook[row].flatten().float() for hook in each.values()])
             seen.append(float((got - wanted).norm() / wanted.norm()))
-    assert 1e-4 < max(seen) < 0.1
+    # A ReLU may take the other side, which is more than rounding: up to 0.12 with Opacus' hooks too.
+    assert 1e-4 < max(seen) < 0.15
     # A head is computed in float32 whatever the layers below it are.
     assert all(hook.dtype == torch.float32 for name, hook in each.items() if name.startswith("head."))
 

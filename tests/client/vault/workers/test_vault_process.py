@@ -20,7 +20,7 @@ from tests.conftest import MakePlan
 from tests.waiting import LONG, wait_until
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_vault_trains_with_workers_and_ends_with_them(
     tmp_path: Path, tiny_base: Path, make_plan: MakePlan, number: signal.Signals
 ) -> None:
