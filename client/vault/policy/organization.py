@@ -116,13 +116,13 @@ class VaultSection(Section):
     """The device to train on: "cpu", "cuda", "cuda:0"."""
     devices: list[str] | None = Field(default=None, min_length=1, examples=[["cuda:0", "cuda:1"]])
     """Several devices of one kind to train on, in place of `device`."""
-    workers: PositiveInt | None = None
+    workers: PositiveInt | None = Field(default=None, examples=[2])
     """The processes that compute gradients, each on one thread of the processor, or spread over the devices. By
     default one on each core that the vault may use and memory holds, or one on each GPU. Any number gives the same
     bits."""
     max_rank: int | None = Field(default=None, ge=1, le=MOST_RANK, examples=[4])
     """The largest LoRA rank to train; public. A plan with a larger rank needs a lora.min_rank that permits it."""
-    max_tokens: PositiveInt | None = None
+    max_tokens: PositiveInt | None = Field(default=None, examples=[512])
     """Padded tokens per micro-batch: raise it on a large device, lower it if memory runs out. By default 512 on a
     GPU, and on the processor from 1,024 for base models of width 96 to 128 for 768 and more. A partial micro-batch
     is padded to full size, so that a lower value wastes less on small samples."""

@@ -21,7 +21,7 @@ from client.vault.records.encoded import Unit
 from client.vault.training.dp_sgd import ClippedSum
 from client.vault.training.errors import GuaranteeError, OutOfMemoryError
 from client.vault.training.micro_batches import portions
-from client.vault.workers.process import DONE
+from client.vault.workers.messages import DONE
 from client.vault.workers.server_handle import Model, WorkerServerHandle
 from client.vault.workers.worker import Rounding
 from common.adapter.adapter import Adapter

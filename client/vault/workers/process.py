@@ -18,45 +18,25 @@ from client.vault.records.encoded import Unit
 from client.vault.training.dp_sgd import ClippedSum, by_name
 from client.vault.training.errors import GuaranteeError, OutOfMemoryError, is_out_of_memory
 from client.vault.training.per_example import Parameters
+from client.vault.workers.messages import serve
 from client.vault.workers.worker import Rounding, Worker
 from common.adapter.adapter import Adapter
 from common.system.redaction import failure
 
-# What an answer begins with.
-DONE, FAILED = "done", "failed"
-
 
 class WorkerProcess:
-    """Answers requests, one at a time.
+    """What a worker process is asked for.
 
     Args:
         worker: computes.
-        connection: to the pool.
     """
 
-    def __init__(self, worker: Worker, connection: Connection) -> None:
+    def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._connection = connection
         self._round = ExitStack()
         self._sum_of: ClippedSum | None = None
         self._parameters: Parameters = {}
         self._total: torch.Tensor | None = None
-
-    def serve(self) -> None:
-        """Answer until the pool closes the connection, or its process has ended."""
-        while True:
-            try:
-                name, *arguments = self._connection.recv()
-            except (EOFError, OSError):
-                return
-            try:
-                answer = DONE, getattr(self, f"_{name}")(*arguments)
-            except BaseException as error:  # a panic in Rust is no Exception
-                answer = FAILED, _described(error)
-            try:
-                self._connection.send(answer)
-            except OSError:
-                return
 
     def _verify(self) -> torch.dtype:
         return self._worker.verify()
@@ -120,7 +100,7 @@ def run(worker: Worker, connection: Connection) -> None:
             os.dup2(nowhere, descriptor)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the vault, which ends its workers
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        WorkerProcess(worker, connection).serve()
+        serve(connection, WorkerProcess(worker), _described)
         status = 0
     finally:
         os._exit(status)

@@ -17,7 +17,8 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from client.vault.workers.process import DONE, FAILED, run
+from client.vault.workers.messages import serve
+from client.vault.workers.process import run
 from client.vault.workers.worker import Worker
 from common.model.model import LoraModel
 from common.plan.plan import Plan
@@ -43,17 +44,9 @@ class WorkerServer:
         self._children: dict[int, str] = {}
 
     def serve(self) -> None:
-        """Answer until the pool closes its end, or its process has ended; the workers see that themselves."""
-        while True:
-            try:
-                name, *arguments = self._connection.recv()
-            except (EOFError, OSError):
-                return
-            try:
-                answer = DONE, getattr(self, f"_{name}")(*arguments)
-            except Exception as error:  # no record was ever here
-                answer = FAILED, (type(error).__name__, failure(error, text=True))
-            self._connection.send(answer)
+        """Answer until the pool is gone; the workers see that themselves."""
+        # No record was ever here: an error may show its text.
+        serve(self._connection, self, lambda error: (type(error).__name__, failure(error, text=True)))
 
     def _load(self, key: str, folder: str, plan: Plan) -> str:
         """Remember a model under a key, and load it where workers on the processor will share it."""

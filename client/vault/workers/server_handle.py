@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from client.vault.training.errors import GuaranteeError
-from client.vault.workers.process import DONE
+from client.vault.workers.messages import DONE
 from common.plan.plan import Plan
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

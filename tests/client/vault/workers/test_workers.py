@@ -112,7 +112,7 @@ def test_vectors_of_a_frozen_model_are_computed_by_workers(
     assert updates[0] == updates[1]
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.slow), 9])
+@pytest.mark.parametrize("number", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4)), 9])
 def test_a_step_whose_worker_is_killed_is_done_again_and_nothing_counts_twice(
     bench: Callable[..., Bench],
     server: WorkerServerHandle,
