@@ -131,6 +131,7 @@ def test_a_step_whose_worker_is_killed_is_done_again_and_nothing_counts_twice(
     assert len(subject.ledger.spent()) == 2
 
 
+@pytest.mark.slow
 def test_the_process_that_workers_are_forked_from_may_die_too(
     bench: Callable[..., Bench], server: WorkerServerHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
