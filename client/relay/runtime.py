@@ -190,8 +190,7 @@ def _relay_message(client: RuntimeHttpClient, socket: str) -> None:
         context.node_config = {"socket": socket}
         push_message(client, _reply(message, context, fab.content, run.fab_hash), context)
         state = SubStatus.COMPLETED
-    except Exception as error:
-        # For example because the run has ended meanwhile. No error of one message may stop the loop.
+    except Exception as error:  # for example, the run has ended: no error of one message may stop the loop
         _log.error("a message could not be relayed: %s", failure(error))
     finally:
         # Raised if the heartbeat has already stopped because the SuperNode rejected it.
@@ -210,8 +209,7 @@ def _reply(message: Message, context: Context, fab: bytes, digest: str) -> Messa
     except Refused as refusal:
         _log.warning("an app was refused: %s", refusal.detail)
         return Message(pack_refusal(refusal), reply_to=message)
-    except Exception as error:
-        # For example an unknown type of message. Flower would send the error's text to the server.
+    except Exception as error:  # an unknown type of message, say: Flower would send its text to the server
         code = refusal_for(error, "a message").code
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, code), reply_to=message)
 

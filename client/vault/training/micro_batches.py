@@ -101,9 +101,8 @@ def portions(
     parts: list[list[Unit]] = []
     for group in groups(sample, size, max_tokens, fewer):
         if len(group[0]) == 1:
-            for batch, owners in micro_batches(group, max_tokens, fewer):
-                assert len(batch.examples) == len(owners)
-                parts.append([group[owner] for owner in owners])
+            batches = micro_batches(group, max_tokens, fewer)
+            parts += [[group[owner] for owner in owners] for _, owners in batches]
             continue
         count = max(1, -(-len(group) // (_PARTS * workers)))
         parts += [group[start : start + count] for start in range(0, len(group), count)]

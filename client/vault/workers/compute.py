@@ -92,8 +92,8 @@ class Compute:
             return Worker(model, task, plan, max_tokens)
         key = f"{folder}\n{max_tokens}\n{key}"
         if key not in self._pools:
-            if not self._share:
-                self.close()
+            if self._pools and not self._share:
+                self.close()  # the memory of an earlier plan
             source = Model(key, folder, plan, max_tokens, model.fingerprint)
             self._pools[key] = WorkerPool(self._server, source, model, self._devices, at_most=self._at_most)
         return self._pools[key]

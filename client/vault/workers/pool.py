@@ -199,8 +199,7 @@ class WorkerPool:
                     "done again, and nothing is charged or counted twice",
                     ended,
                 )
-            except BaseException:
-                # Answers of the other workers may be on their way: nobody shall take them for later ones.
+            except BaseException:  # whatever it is: no answer on its way shall be taken for a later one
                 self.close()
                 raise
         self.close()

@@ -54,10 +54,9 @@ class WorkerServer:
         self._models[key] = LoraModel(folder, plan)
         return self._models[key].fingerprint
 
-    def _fork(self, key: str, devices: list[str], max_tokens: int) -> list[int]:
+    def _fork(self, key: str, devices: list[str], max_tokens: int) -> None:
         """Fork a worker for each device; the other ends of their connections follow one by one."""
         sockets = [self._receive_socket() for _ in devices]
-        made = []
         for place, device in enumerate(devices):
             pid = os.fork()
             if pid == 0:
@@ -65,10 +64,8 @@ class WorkerServer:
                     other.close()
                 self._become_worker(key, device, max_tokens, sockets[place])
             self._children[pid] = key
-            made.append(pid)
         for each in sockets:
             each.close()
-        return made
 
     def _end(self, key: str) -> list[int]:
         """End the workers of a model.

@@ -58,9 +58,6 @@ class Trainer(Protocol):
     def vectors(self, adapter: Adapter, units: Sequence[Unit]) -> list[Unit]:
         """See `vectors_of`."""
 
-    def close(self) -> None:
-        """End the worker processes, if there are any."""
-
 
 class Worker:
     """A trainer in this process.
@@ -133,9 +130,6 @@ class Worker:
         shapes = (self._max_tokens, *self._rounding())
         with one_thread():
             return vectors_of(self.model.module, self._task, units, *shapes)
-
-    def close(self) -> None:
-        """Nothing has to be ended."""
 
     def _rounding(self) -> Rounding:
         assert self.settled is not None, "nothing is computed before the checks"
