@@ -155,3 +155,38 @@ def test_how_many_are_computed_again_moves_nothing_else(monkeypatch: pytest.Monk
     reference.bytes(2 * 8 * 501)
     reference.branch()
     assert stream.bytes(8) == reference.bytes(8), "what is used of a stream is a public number"
+
+
+def computed_again(total: list[int], key: bytes, monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The radius words of the pairs that are computed again at high precision."""
+    seen: set[int] = set()
+
+    def watched(radius: int, angle: int, more: Keystream) -> Any:
+        seen.add(radius)
+        return precise_pair(radius, angle, more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exact, "precise_pair", watched)
+        on_grid(np.array(total, dtype=np.int64), 1.0, Keystream(key))
+    return seen
+
+
+def test_what_rounding_could_move_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(8):
+        key = bytes([seed]) * 32
+        radius, angle = (int(word) for word in Keystream(key).words(2))
+        with mpmath.workprec(200):
+            u, v = (mpmath.mpf(2 * word + 1) / 2**54 for word in (radius, angle))
+            distance = mpmath.sqrt(-2 * mpmath.log(u)) * mpmath.cospi(2 * v) * 2**10
+            # The sum, in multiples of 2⁻³⁰ of the grid, with which it lies between two multiples of the grid.
+            between = int(mpmath.nint((mpmath.mpf("0.5") - distance) * 2**30))
+        assert computed_again([between], key, monkeypatch) == {radius}
+        assert computed_again([between + 64], key, monkeypatch) == set()
+
+
+def test_radii_from_the_ends_of_the_range_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = 100_000
+    words = [int(word) for word in Keystream(b"r" * 32).words(half)]
+    ends = {word for word in words if 2 * word + 1 < 2**41 or 2 * word + 1 > 2**54 - 2**34}
+    assert len(ends) > 4
+    assert ends <= computed_again([0] * (2 * half), b"r" * 32, monkeypatch)
